@@ -1,0 +1,3 @@
+//! F7 · What users and the layers above see: the [`log::Log`] trait and its clients.
+
+pub mod log;

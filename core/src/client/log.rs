@@ -1,0 +1,289 @@
+//! F7 · The seam: what a pipeline or a connector needs from a log, wherever the log lives.
+//!
+//! ```text
+//!   streams, connectors, Producer, Consumer, Transaction, Admin
+//!                          |
+//!                       dyn Log            one dynamic call per batch, never per record
+//!              ____________|____________
+//!    embedded engine              another cluster (package thalweg-kafka)
+//! ```
+//!
+//! Always true here: bytes of batches are Kafka's record batch v2; an acknowledgement never precedes
+//! the topic's durability level; inside a transaction a reply means *written*, and only the end of
+//! the transaction waits for the level.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::error::Result;
+use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
+
+pub use crate::config::{Level, TopicConfig};
+
+/// What a topic is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its id: another one after it was deleted and created again.
+    pub id: Uuid,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Its settings.
+    pub config: TopicConfig,
+}
+
+/// A topic to create.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions, at least 1.
+    pub partitions: u32,
+    /// Its settings.
+    pub config: TopicConfig,
+}
+
+/// Where a partition begins and ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartitionOffsets {
+    /// The first offset there is.
+    pub start: Offset,
+    /// Transactions below are all decided, and durable: what `read_committed` readers see.
+    pub last_stable: Offset,
+    /// Everything below is as durable as the topic's level says: what other readers see.
+    pub high_watermark: Offset,
+    /// The next offset to be written.
+    pub end: Offset,
+    /// The leader epoch of the last batch, or -1 when there is none.
+    pub last_epoch: LeaderEpoch,
+}
+
+/// When an append is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ack {
+    /// When the bytes are written (they survive a process crash). What transactions use.
+    Written,
+    /// When the topic's level holds.
+    Level,
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// One past the offset of its last record.
+    pub next_offset: Offset,
+    /// Whether the batch had been stored before (a retry): the offsets are the original ones.
+    pub duplicate: bool,
+}
+
+/// Which records a reader sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Isolation {
+    /// Only records of committed transactions, and of no transaction.
+    #[default]
+    ReadCommitted,
+    /// Everything below the high watermark.
+    ReadUncommitted,
+}
+
+/// One partition to read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FetchFrom {
+    /// The partition.
+    pub at: TopicPartition,
+    /// The first offset wanted. The answer may begin earlier, at the head of the batch that holds it.
+    pub offset: Offset,
+    /// About how many bytes: whole batches, at least one when there is one.
+    pub max_bytes: usize,
+}
+
+/// How to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FetchOptions {
+    /// Which records are wanted.
+    pub isolation: Isolation,
+    /// How long to wait when no partition has anything: the append that brings something wakes the
+    /// call. Zero never waits.
+    pub max_wait: Duration,
+    /// Bytes over all partitions; 0 for no limit beyond each partition's own.
+    pub max_bytes: usize,
+}
+
+/// A transaction that was aborted, as far as a fetched range is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AbortedTransaction {
+    /// Whose it was.
+    pub producer_id: i64,
+    /// The offset of its first record in the partition.
+    pub first_offset: Offset,
+    /// The offset of its ABORT marker.
+    pub last_offset: Offset,
+}
+
+/// What one partition answered. [`crate::batch`] opens the bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetched {
+    /// The partition.
+    pub at: TopicPartition,
+    /// Its offsets when it was read.
+    pub offsets: PartitionOffsets,
+    /// Whole batches, one after the other; empty when there is nothing.
+    pub batches: Bytes,
+    /// Aborted transactions that touch the range, by first offset (empty for `ReadUncommitted`).
+    pub aborted: Vec<AbortedTransaction>,
+    /// Where to read on.
+    pub next_offset: Offset,
+}
+
+/// A member of a group: what a commit of offsets must show.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Membership {
+    /// The group.
+    pub group: Arc<str>,
+    /// The member's id, given by the coordinator.
+    pub member: Arc<str>,
+    /// The generation: a newer one fences this one.
+    pub generation: i32,
+}
+
+/// A position of a group in one partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OffsetCommit {
+    /// The partition.
+    pub at: TopicPartition,
+    /// The next offset to read.
+    pub offset: Offset,
+    /// The leader epoch of the record before `offset`, or -1: with it a position in records that
+    /// were lost is recognised.
+    pub leader_epoch: LeaderEpoch,
+    /// Free text of at most 4096 bytes, given back as it was.
+    pub metadata: String,
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransactionEnd {
+    /// Everything becomes visible.
+    Commit,
+    /// Nothing does.
+    Abort,
+}
+
+/// A log: embedded, or on the other side of a network.
+#[async_trait]
+pub trait Log: Send + Sync + 'static {
+    /// The log's own id, made when its folder was created. Positions and state kept elsewhere carry
+    /// it, so that they are never used with another log.
+    fn id(&self) -> Uuid;
+
+    /// Creates a topic; durable when it returns.
+    ///
+    /// # Errors
+    /// [`crate::Error::TopicExists`], or `Invalid` for a bad name, partition count or setting.
+    async fn create_topic(&self, topic: &NewTopic) -> Result<TopicInfo>;
+    /// Deletes a topic with all its records; durable when it returns.
+    async fn delete_topic(&self, name: &str) -> Result<()>;
+    /// What a topic is; `Unknown` when there is none of that name.
+    async fn topic(&self, name: &str) -> Result<TopicInfo>;
+    /// All topics, internal ones (names with two leading underscores) included, by name.
+    async fn topics(&self) -> Result<Vec<TopicInfo>>;
+    /// Where a partition begins and ends.
+    async fn offsets(&self, at: &TopicPartition) -> Result<PartitionOffsets>;
+
+    /// Appends one whole batch. A transactional batch names its producer in its header and must give
+    /// the transactional id; the partition joins the transaction by its first batch.
+    ///
+    /// # Errors
+    /// `Fenced` for an older producer epoch, `Invalid` for bytes that are no legal batch or a
+    /// sequence out of order, `Full` when there is no room (nothing was written), `Stopped`.
+    async fn append(
+        &self,
+        at: &TopicPartition,
+        batch: Bytes,
+        transactional_id: Option<&str>,
+        ack: Ack,
+    ) -> Result<Appended>;
+
+    /// Reads from several partitions; the answer holds those that had something, or, for those
+    /// asked beyond `high_watermark`, nothing. Waits as `options` say.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`, `Unknown`, `Damaged`.
+    async fn fetch(&self, from: &[FetchFrom], options: FetchOptions) -> Result<Vec<Fetched>>;
+
+    /// Says whether a stored position still means the same records: the partition of topic `id` held
+    /// `offset` under `epoch`, and still does.
+    ///
+    /// # Errors
+    /// [`crate::Error::PositionLost`] saying what was lost.
+    async fn check_position(
+        &self,
+        at: &TopicPartition,
+        id: Uuid,
+        epoch: LeaderEpoch,
+        offset: Offset,
+    ) -> Result<()>;
+
+    /// Gives a producer its identity. With a transactional id: fences whoever used it before, and
+    /// returns only when that one's open transaction is finished either way.
+    async fn init_producer(
+        &self,
+        transactional_id: Option<&str>,
+        timeout: Duration,
+    ) -> Result<ProducerIdentity>;
+
+    /// Makes positions part of a transaction: they are stored if it commits. Fenced by the
+    /// member's generation and by the producer's epoch.
+    async fn commit_offsets_in(
+        &self,
+        transactional_id: &str,
+        producer: ProducerIdentity,
+        member: &Membership,
+        offsets: &[OffsetCommit],
+    ) -> Result<()>;
+
+    /// Ends a transaction and returns the identity for the next one (the epoch rises with every
+    /// transaction, KIP-890). `Ok` for a commit means: durable at the coordinator's level, and
+    /// visible as soon as the markers are. Idempotent: a repeated call after a lost answer succeeds.
+    ///
+    /// # Errors
+    /// `Fenced`; `Abortable` when a part of the transaction was refused; `Stopped` when the outcome
+    /// is unknown until the log was reopened.
+    async fn end_transaction(
+        &self,
+        transactional_id: &str,
+        producer: ProducerIdentity,
+        end: TransactionEnd,
+    ) -> Result<ProducerIdentity>;
+
+    /// Joins a group. In one process there is one member: whoever held the group before is expelled
+    /// by the new generation.
+    async fn join_group(&self, group: &str) -> Result<Membership>;
+    /// Leaves a group.
+    async fn leave_group(&self, member: &Membership) -> Result<()>;
+    /// Stores positions of a group; durable at the coordinator's level when it returns.
+    async fn commit_offsets(&self, member: &Membership, offsets: &[OffsetCommit]) -> Result<()>;
+    /// The stored positions of a group, in the order asked; `None` where there is none. Waits for
+    /// transactions that are about to decide one of them (`require_stable`).
+    async fn committed_offsets(
+        &self,
+        group: &str,
+        at: &[TopicPartition],
+    ) -> Result<Vec<Option<OffsetCommit>>>;
+
+    /// The wall clock, in milliseconds since 1970.
+    fn now(&self) -> Timestamp;
+    /// A timer.
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()>;
+    /// Runs something on the log's own runtime, after `delay`.
+    fn run_later(&self, delay: Duration, what: BoxFuture<'static, ()>);
+    /// The weakest promise a commit rests on: what survives what, for people to read.
+    fn guarantee(&self) -> String;
+}

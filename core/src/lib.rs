@@ -1,0 +1,38 @@
+//! Kafka's log in process.
+//!
+//! The rooms, from the ground up; a file imports only from its own room or from lower floors:
+//!
+//! | floor | rooms | nature |
+//! |---|---|---|
+//! | F0 | [`ids`], [`error`], [`config`] | plain values |
+//! | F1 | [`varint`], [`record`], [`batch`], [`compress`] | bytes <-> values |
+//! | F2 | [`disk`] | the only door to files |
+//! | F3 | [`log`] | one partition's files: segments, index, producers, recovery |
+//! | F4 | [`partition`] | a log with a durability level: high watermark, last stable offset |
+//! | F5 | [`coordinator`] | groups, transactions, metadata as pure state machines |
+//! | F6 | [`engine`] | the embedded runtime: the only floor with threads, clock and async |
+//! | F7 | [`client`] | the [`Log`] trait, producer, consumer, transaction, admin |
+
+pub mod ids;
+pub mod error;
+pub mod config;
+
+pub mod varint;
+pub mod record;
+pub mod compress;
+pub mod batch;
+
+pub mod disk;
+
+pub mod log;
+
+pub mod partition;
+
+pub mod coordinator;
+
+pub mod engine;
+
+pub mod client;
+
+pub use client::log::Log;
+pub use error::{Error, Result};
