@@ -173,12 +173,17 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// Notes the durable end on disk.
+    /// Whether segments were sealed that no sync has covered.
+    pub fn has_sealed(&self) -> bool {
+        self.log.has_sealed()
+    }
+
+    /// Notes the durable end on disk, if it moved since it was noted last.
     ///
     /// # Errors
-    /// As [`PartitionLog::write_hint`].
-    pub fn write_hint(&mut self) -> Result<()> {
-        self.log.write_hint()
+    /// The system's, as `Io`.
+    pub fn note_durable_end(&mut self) -> Result<()> {
+        self.log.note_durable_end()
     }
 
     /// Writes and syncs what a clean start needs.
