@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
 use crate::batch::{BatchHeader, Marker};
-use crate::client::log::PartitionOffsets;
 use crate::config::Level;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, Uuid};
 use crate::log::producers::Tail;
 use crate::log::{LogView, Origin, PartitionLog, Stored, SyncJob};
+use crate::request::PartitionOffsets;
 
 /// What readers use, without a lock.
 pub struct PartitionView<D: Disk> {
