@@ -311,6 +311,26 @@ fn records_are_kafkas_version_1_with_our_tag_after_kafkas() {
     let nine: &[u8] = &9_i64.to_be_bytes();
     let tags: [(&[u8], &[u8]); 3] = [(&[0], nine), (&[1], &10_i64.to_be_bytes()), (&[2], &[0, 2])];
     assert_eq!(plan.records[0].value, Some(rotating.v1(&tags)));
+    world.run(plan);
+
+    // Complete switches to it, and the transaction after that forgets the old one.
+    let plan = world.coordinator.complete("last", 600).expect("it was decided");
+    let rotated = Value { identity: identity(10, 0), state: 5, updated: 600, ..rotating };
+    assert_eq!(plan.records[0].value, Some(rotated.v1(&[(&[0], nine), (&[2], &[0, 2])])));
+    world.run(plan);
+    let plan = world
+        .coordinator
+        .add_partitions("last", identity(10, 0), &at[..1], 700)
+        .expect("the owner may add");
+    let next = Value {
+        state: 1,
+        partitions: Some(vec![("b", vec![2])]),
+        updated: 700,
+        started: 700,
+        ..rotated
+    };
+    let tags: [(&[u8], &[u8]); 2] = [(&[0], &10_i64.to_be_bytes()), (&[2], &[0, 2])];
+    assert_eq!(plan.records[0].value, Some(next.v1(&tags)));
 }
 
 #[test]

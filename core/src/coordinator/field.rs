@@ -298,3 +298,33 @@ impl Writer {
         self.bytes.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsigned_varints_are_read_as_written_and_never_beyond_32_bits() {
+        let cases: [(u32, &[u8]); 6] = [
+            (0, &[0]),
+            (127, &[0x7f]),
+            (128, &[0x80, 0x01]),
+            (29_800, &[0xe8, 0xe8, 0x01]),
+            (1 << 28, &[0x80, 0x80, 0x80, 0x80, 0x01]),
+            (u32::MAX, &[0xff, 0xff, 0xff, 0xff, 0x0f]),
+        ];
+        for (value, bytes) in cases {
+            let mut out = Writer::flexible();
+            out.uvarint(value);
+            assert_eq!(out.into_vec(), bytes);
+            let mut from = Reader::value(bytes);
+            assert_eq!(from.uvarint("it"), Ok(value));
+            assert_eq!(from.end(), Ok(()));
+        }
+        let bad: [&[u8]; 4] =
+            [&[], &[0x80], &[0xff, 0xff, 0xff, 0xff, 0x10], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]];
+        for bytes in bad {
+            assert!(Reader::value(bytes).uvarint("it").is_err(), "{bytes:x?}");
+        }
+    }
+}
