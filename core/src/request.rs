@@ -72,3 +72,18 @@ pub enum TransactionEnd {
     /// Nothing does.
     Abort,
 }
+
+/// Where a partition begins and ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartitionOffsets {
+    /// The first offset there is.
+    pub start: Offset,
+    /// Transactions below are all decided, and durable: what `read_committed` readers see.
+    pub last_stable: Offset,
+    /// Everything below is as durable as the topic's level says: what other readers see.
+    pub high_watermark: Offset,
+    /// The next offset to be written.
+    pub end: Offset,
+    /// The leader epoch of the last batch, or -1 when there is none.
+    pub last_epoch: LeaderEpoch,
+}

@@ -22,22 +22,11 @@ use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
 
 pub use crate::config::{Level, TopicConfig};
-pub use crate::request::{Membership, NewTopic, OffsetCommit, TopicInfo, TransactionEnd};
+pub use crate::record::AbortedTransaction;
 
-/// Where a partition begins and ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PartitionOffsets {
-    /// The first offset there is.
-    pub start: Offset,
-    /// Transactions below are all decided, and durable: what `read_committed` readers see.
-    pub last_stable: Offset,
-    /// Everything below is as durable as the topic's level says: what other readers see.
-    pub high_watermark: Offset,
-    /// The next offset to be written.
-    pub end: Offset,
-    /// The leader epoch of the last batch, or -1 when there is none.
-    pub last_epoch: LeaderEpoch,
-}
+pub use crate::request::{
+    Membership, NewTopic, OffsetCommit, PartitionOffsets, TopicInfo, TransactionEnd,
+};
 
 /// When an append is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,17 +79,6 @@ pub struct FetchOptions {
     pub max_wait: Duration,
     /// Bytes over all partitions; 0 for no limit beyond each partition's own.
     pub max_bytes: usize,
-}
-
-/// A transaction that was aborted, as far as a fetched range is concerned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AbortedTransaction {
-    /// Whose it was.
-    pub producer_id: i64,
-    /// The offset of its first record in the partition.
-    pub first_offset: Offset,
-    /// The offset of its ABORT marker.
-    pub last_offset: Offset,
 }
 
 /// What one partition answered. [`crate::batch`] opens the bytes.

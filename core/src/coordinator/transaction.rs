@@ -489,6 +489,20 @@ impl TransactionCoordinator {
             .collect()
     }
 
+    /// The decision of `id` whose markers are under way, if there is one.
+    pub fn under_way(&self, id: &str) -> Option<EndPlan> {
+        self.transactions.get(id).filter(|t| t.state.is_prepared()).map(|t| end_plan(id, t))
+    }
+
+    /// The partitions of the transaction that `id` has open under `identity`.
+    pub fn open_partitions(&self, id: &str, identity: ProducerIdentity) -> Vec<TopicPartition> {
+        let open = |t: &&Transaction| {
+            t.state == TransactionState::Ongoing && t.producer == identity
+        };
+        let found = self.transactions.get(id).filter(open);
+        found.map_or_else(Vec::new, |t| t.partitions.iter().cloned().collect())
+    }
+
     /// Whether a transaction of `producer_id` that is open in `at` will get its marker from here. One
     /// that no coordinator owns lost its AddPartitions and must be aborted, but only when every
     /// coordinator was loaded whole (and [`skipped`](Self::skipped) nothing).
