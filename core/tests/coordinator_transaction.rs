@@ -734,6 +734,13 @@ fn a_partition_that_joined_already_needs_no_record() {
     let now = world.coordinator.describe("tx").expect("known");
     assert_eq!(now.started, started, "a transaction begins once");
     assert_eq!(now.partitions.len(), 2);
+    let joined = [TopicPartition::new("t", 0), TopicPartition::new("u", 0)];
+    assert_eq!(world.coordinator.open_partitions("tx", owner), joined);
+    // Not for a former owner, and not once it is decided.
+    let former = identity(owner.id, owner.epoch - 1);
+    assert_eq!(world.coordinator.open_partitions("tx", former), []);
+    world.decide("tx", owner, Commit);
+    assert_eq!(world.coordinator.open_partitions("tx", owner), []);
 }
 
 #[test]
@@ -768,6 +775,10 @@ fn an_opened_folder_finds_all_that_is_undecided_and_brings_it_to_an_end() {
     let mut opened = World { coordinator: rebuilt(&world.log), ..world };
     assert_eq!(decided.tails, tails);
     let undecided = opened.coordinator.undecided();
+    assert_eq!(opened.coordinator.under_way("prepared").as_ref(), Some(&decided));
+    for id in ["open", "done", "idle", "nobody"] {
+        assert_eq!(opened.coordinator.under_way(id), None, "{id}");
+    }
     assert_eq!(undecided, [Undecided::Ongoing("open".into()), Undecided::Prepared(decided)]);
 
     // Only the open partitions of known producers are owned; everything else is an orphan.
