@@ -496,9 +496,8 @@ impl TransactionCoordinator {
 
     /// The partitions of the transaction that `id` has open under `identity`.
     pub fn open_partitions(&self, id: &str, identity: ProducerIdentity) -> Vec<TopicPartition> {
-        let open = |t: &&Transaction| {
-            t.state == TransactionState::Ongoing && t.producer == identity
-        };
+        let open =
+            |t: &&Transaction| t.state == TransactionState::Ongoing && t.producer == identity;
         let found = self.transactions.get(id).filter(open);
         found.map_or_else(Vec::new, |t| t.partitions.iter().cloned().collect())
     }
