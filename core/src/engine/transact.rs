@@ -111,12 +111,23 @@ impl<D: Disk> Inner<D> {
             };
             // EndFirst wrote its decision, Finishing found one: the next turn finishes it.
             if let Init::Ready(identity) = reply {
+                // At level `os` a power loss can take the coordinator back behind what partitions
+                // have seen: an epoch that was used must not be given out again.
+                if self.highest_epoch(identity.id) >= identity.epoch {
+                    continue;
+                }
                 if self.is_durable() {
                     self.wait_durable(&[(Arc::clone(&shard.handle), end)]).await?;
                 }
                 return Ok(identity);
             }
         }
+    }
+
+    /// The highest epoch that any partition has seen of a producer, or -1.
+    fn highest_epoch(&self, producer_id: i64) -> i16 {
+        let partitions = self.partitions.load();
+        partitions.values().filter_map(|h| h.lock().producer_epoch(producer_id)).max().unwrap_or(-1)
     }
 
     /// Makes partitions part of the transaction, before their first batch.
@@ -195,12 +206,13 @@ impl<D: Disk> Inner<D> {
         shard: &Shard<D, TransactionCoordinator>,
         plan: &EndPlan,
     ) -> Result<()> {
-        // At level `os` written is enough; an abort rests on nothing.
-        if !self.is_durable() || plan.end == TransactionEnd::Abort {
+        // At level `os` written is enough.
+        if !self.is_durable() {
             return Ok(());
         }
+        // Also an abort hands out a new epoch, which a crash must not take back. It rests on no data.
         let mut wanted = vec![(Arc::clone(&shard.handle), shard.handle.view.log.end())];
-        for tail in &plan.tails {
+        for tail in plan.tails.iter().filter(|_| plan.end == TransactionEnd::Commit) {
             if let Some(handle) = self.still_there(&tail.at) {
                 wanted.push((handle, tail.last_offset + 1));
             }
