@@ -220,7 +220,9 @@ impl<'a> BatchRef<'a> {
         'a: 's,
     {
         let codec = self.header.attributes.codec()?;
-        let section = scratch.open(codec, &self.bytes[HEADER_LEN..])?;
+        let section = &self.bytes[HEADER_LEN..];
+        // Compaction leaves batches without records, and without a stream for them.
+        let section = if section.is_empty() { section } else { scratch.open(codec, section)? };
         Records::new(&self.header, section)
     }
 }

@@ -1,13 +1,16 @@
 //! F1 · Writing batches.
 //!
 //! Always true here: a record is copied once, into its place in the batch (and once more, packed, when
-//! the batch is compressed); a batch costs one allocation at most, and none when the previous one has
-//! been let go of. Nothing is lost by an error: what was pushed before stays pushed.
+//! the batch is compressed); a batch costs two allocations at most, its buffer and the count of who
+//! holds it, and no buffer when the batches before have been let go of. Nothing is lost by an error:
+//! what was pushed before stays pushed.
 //!
 //! ```text
 //!   push  -> [ 61 bytes free | record | record |            ]   buffer, reserved at the first push
 //!   finish-> [ header        | record | record ] frozen     the rest of the buffer stays here
 //! ```
+
+use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
@@ -219,6 +222,16 @@ impl BatchBuilder {
         seal(&mut batch);
         self.count = 0;
         Ok(batch.freeze())
+    }
+}
+
+impl fmt::Debug for BatchBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchBuilder")
+            .field("codec", &self.codec)
+            .field("count", &self.count)
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
     }
 }
 
