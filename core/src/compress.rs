@@ -224,8 +224,8 @@ mod lz4 {
     const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
     const INDEPENDENT_BLOCKS: u8 = 1 << 5;
 
-    fn damaged(what: impl ToString) -> CompressionError {
-        CompressionError::Damaged { codec: Codec::Lz4, what: what.to_string().into() }
+    fn damaged(what: impl Into<Box<str>>) -> CompressionError {
+        CompressionError::Damaged { codec: Codec::Lz4, what: what.into() }
     }
 
     pub(crate) struct Compressor {
@@ -245,8 +245,8 @@ mod lz4 {
 
         pub(crate) fn compress(&mut self, section: &[u8]) -> Result<&[u8], CompressionError> {
             self.encoder.get_mut().clear();
-            self.encoder.write_all(section).map_err(damaged)?;
-            self.encoder.try_finish().map_err(damaged)?;
+            self.encoder.write_all(section).map_err(|e| damaged(e.to_string()))?;
+            self.encoder.try_finish().map_err(|e| damaged(e.to_string()))?;
             Ok(self.encoder.get_ref())
         }
     }
@@ -268,7 +268,7 @@ mod lz4 {
         }
         let mut decoder = FrameDecoder::new(stream);
         loop {
-            let block = decoder.fill_buf().map_err(damaged)?;
+            let block = decoder.fill_buf().map_err(|e| damaged(e.to_string()))?;
             if block.is_empty() {
                 break;
             }
@@ -281,7 +281,7 @@ mod lz4 {
         }
         match decoder.get_ref().len() {
             0 => Ok(()),
-            left => Err(damaged(format_args!("{left} bytes follow its end"))),
+            left => Err(damaged(format!("{left} bytes follow its end"))),
         }
     }
 }
