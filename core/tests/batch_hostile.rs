@@ -68,7 +68,8 @@ fn use_all(bytes: &[u8]) {
         drop(batch.check_crc());
         drop(validate_records(&batch, true, &mut scratch));
         let header = batch.header;
-        assert!(header.next_offset() >= header.base_offset && header.last_sequence() >= i32::MIN);
+        assert!(header.next_offset() >= header.base_offset);
+        assert!(header.last_sequence() == header.base_sequence || header.base_sequence >= 0);
         if let Ok(records) = batch.records(&mut scratch) {
             let mut given = 0;
             for record in records.flatten() {
