@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Typed stream pipelines with durable state, exactly once, over the log.
+
+pub mod state;
