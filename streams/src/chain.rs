@@ -160,8 +160,7 @@ impl<K, V> Timing<K, V> for UpstreamTime {
     #[inline]
     fn judge(&self, record: &RecordRef<'_>, _: &K, _: &V, cx: &mut Cx<'_, '_>) -> Judgement {
         cx.time.arrived(cx.input);
-        let settled =
-            record.headers.is_empty() || record.headers.get(UNSETTLED_HEADER).is_none();
+        let settled = record.headers.is_empty() || record.headers.get(UNSETTLED_HEADER).is_none();
         Judgement(Judged { time: record.timestamp, settled })
     }
 }

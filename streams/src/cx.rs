@@ -9,7 +9,8 @@ use thalweg_core::record::{Headers, RecordRef};
 
 use crate::error::Result;
 use crate::state::backend::StateBackend;
-use crate::time::{EventTime, Judged, TaskTime};
+use crate::state::meta::TaskId;
+use crate::time::{EventTime, Judged, Mark, TaskTime};
 
 /// A record inside a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,14 +24,6 @@ pub struct Rec<K, V> {
     /// Whether it is evidence for how far time has come: it has a time of its own, not ahead of its
     /// append.
     pub(crate) settled: bool,
-}
-
-impl<K, V> Rec<K, V> {
-    /// The same moment, another key and value.
-    #[inline]
-    pub(crate) fn with<K2, V2>(&self, key: K2, value: V2) -> Rec<K2, V2> {
-        Rec { key, value, time: self.time, settled: self.settled }
-    }
 }
 
 /// Where a record came from, for operators that want to know.
@@ -148,6 +141,7 @@ pub struct Cx<'r, 't> {
     pub(crate) late_by_ms: Option<i64>,
     pub(crate) topic: &'static str,
     pub(crate) partition: u32,
+    pub(crate) task: TaskId,
     pub(crate) input: usize,
     /// The transaction's clock.
     pub(crate) clock: Timestamp,
@@ -167,6 +161,11 @@ impl<'r> Cx<'r, '_> {
             appended: self.record.map(|r| r.timestamp),
             headers: self.record.map(|r| r.headers).unwrap_or_default(),
         }
+    }
+
+    /// What the tasks behind a repartition topic should know about this one's time.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { task: self.task, watermark: self.time.watermark(), idle: self.time.is_idle() }
     }
 
     /// Judges the time of the record that is being read, and moves time by it.

@@ -295,7 +295,8 @@ impl TaskTime {
     pub(crate) fn advance_clock(&mut self, clock: Timestamp) {
         const STEP_MS_MAX: i64 = 60_000;
         let WhenIdle::AdvanceWithClock { lag } = self.when_idle else { return };
-        let step = self.clock_step.map_or(clock, |last| clock.min(last.saturating_add(STEP_MS_MAX)));
+        let step =
+            self.clock_step.map_or(clock, |last| clock.min(last.saturating_add(STEP_MS_MAX)));
         self.clock_step = Some(step);
         let reached = step.saturating_sub(millis(lag));
         if self.is_idle() && reached > self.watermark {

@@ -42,9 +42,10 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Bincode {
                 "bincode",
                 format!("{} of {} bytes are left over", bytes.len() - used, bytes.len()),
             )),
-            Err(e) => {
-                Err(CodecError::new("bincode", format!("{} bytes are no such value: {e}", bytes.len())))
-            }
+            Err(e) => Err(CodecError::new(
+                "bincode",
+                format!("{} bytes are no such value: {e}", bytes.len()),
+            )),
         }
     }
 }

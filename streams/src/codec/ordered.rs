@@ -12,7 +12,7 @@
 //!
 //! Always true here: `a.cmp(&b) == bytes(a).cmp(&bytes(b))` for every supported type whose `Ord` is
 //! the derived one, and no value's bytes are a prefix of another's of the same type. Maps and NaN are
-//! refused: they have no such order. Reading follows the type's shape, at most [`DEPTH_MAX`] levels
+//! refused: they have no such order. Reading follows the type's shape, at most 64 levels
 //! deep, so that hostile bytes cannot exhaust the stack.
 
 use std::fmt;
@@ -64,7 +64,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Ordered {
 }
 
 /// How deep a value may nest while it is read.
-pub const DEPTH_MAX: usize = 64;
+const DEPTH_MAX: usize = 64;
 
 const NAME: &str = "ordered";
 
