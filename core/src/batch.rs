@@ -30,7 +30,7 @@
 //! use thalweg_core::config::Compression;
 //! use thalweg_core::ids::ProducerIdentity;
 //!
-//! let mut builder = BatchBuilder::new(Compression::Lz4, 16 << 10);
+//! let mut builder = BatchBuilder::new(Compression::None, 16 << 10);
 //! builder.push(1_700_000_000_000, Some(b"key"), Some(b"value"), &[])?;
 //! let bytes = builder.finish(ProducerIdentity::NONE, -1, false)?;
 //!

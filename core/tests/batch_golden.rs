@@ -12,6 +12,7 @@ use thalweg_core::batch::{
 use thalweg_core::compress::{Codec, CompressionError};
 use thalweg_core::config::Compression;
 use thalweg_core::ids::ProducerIdentity;
+use thalweg_core::record::RecordRef;
 
 const PRODUCER: ProducerIdentity = ProducerIdentity { id: 0x1234, epoch: 7 };
 const BASE_SEQUENCE: i32 = 2_147_483_646;
@@ -231,25 +232,23 @@ fn markers_of_later_versions_are_read_and_other_control_records_are_not() {
     let commit = Some((Marker::Commit, 9));
     let value = record.value.expect("a value");
     let later = [&[0, 1], &value[2..], &[1, 2, 3]].concat();
-    let cases: [(Vec<u8>, &[u8], Option<(Marker, i32)>); 9] = [
-        (key(0, 1), value, commit),
-        (key(3, 1), value, commit),
-        (key(0, 1), &later, commit),
-        (key(-1, 1), value, None),
-        (key(0, 2), value, None),
-        (key(0, -1), value, None),
-        (key(0, 1), &value[..5], None),
-        (vec![0, 0, 0], value, None),
-        (vec![], value, None),
-    ];
-    for (key, value, marker) in cases {
-        let mut changed = record;
-        changed.key = Some(&key);
-        changed.value = Some(value);
+    // What comes out, for which key, for which value.
+    for (marker, key, value) in [
+        (commit, key(0, 1), value),
+        (commit, key(3, 1), value),
+        (commit, key(0, 1), &later),
+        (None, key(-1, 1), value),
+        (None, key(0, 2), value),
+        (None, key(0, -1), value),
+        (None, key(0, 1), &value[..5]),
+        (None, vec![0, 0, 0], value),
+        (None, vec![], value),
+    ] {
+        let changed = RecordRef { key: Some(&key), value: Some(value), ..record };
         assert_eq!(parse_marker(&changed), marker, "{key:?} {value:?}");
     }
-    assert_eq!(parse_marker(&thalweg_core::record::RecordRef { key: None, ..record }), None);
-    assert_eq!(parse_marker(&thalweg_core::record::RecordRef { value: None, ..record }), None);
+    assert_eq!(parse_marker(&RecordRef { key: None, ..record }), None);
+    assert_eq!(parse_marker(&RecordRef { value: None, ..record }), None);
 }
 
 #[test]
@@ -258,12 +257,12 @@ fn the_sum_is_crc_32c() {
     let bitwise = |bytes: &[u8]| {
         !bytes.iter().fold(!0_u32, |sum, &byte| {
             (0..8).fold(sum ^ u32::from(byte), |sum, _| {
-                sum >> 1 ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 }
+                (sum >> 1) ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 }
             })
         })
     };
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
-    let bytes: Vec<u8> = (0..1000_u32).map(|i| (i * i >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..1000_u32).map(|i| ((i * i) >> 3) as u8).collect();
     for len in 0..bytes.len() {
         assert_eq!(crc32c(&bytes[..len]), bitwise(&bytes[..len]), "{len}");
     }

@@ -68,7 +68,8 @@ fn use_all(bytes: &[u8]) {
         drop(batch.check_crc());
         drop(validate_records(&batch, true, &mut scratch));
         let header = batch.header;
-        assert!(header.next_offset() >= header.base_offset && header.last_sequence() >= i32::MIN);
+        assert!(header.next_offset() >= header.base_offset);
+        assert!(header.last_sequence() == header.base_sequence || header.base_sequence >= 0);
         if let Ok(records) = batch.records(&mut scratch) {
             let mut given = 0;
             for record in records.flatten() {
@@ -310,7 +311,14 @@ fn batches_end_at_the_first_that_is_not_whole() {
     assert_eq!(batches(&[]).next(), None);
 }
 
+#[test]
+fn the_limit_follows_the_topics_and_ends_somewhere() {
+    assert_eq!(decompressed_max((1 << 20) + 12), (16 << 20) + 192);
+    assert_eq!(decompressed_max(usize::MAX), 64 << 20);
+}
+
 /// Streams that decompress to far more than they take.
+#[cfg(any(feature = "lz4", feature = "zstd"))]
 #[test]
 fn decompression_stops_at_its_limit() {
     const SIZE: usize = 8 << 20;
@@ -350,18 +358,14 @@ fn decompression_stops_at_its_limit() {
         let mut records = batch.records(&mut scratch).expect(name);
         assert!(records.next().expect("one is said to be there").is_err(), "{name}");
     }
-    assert_eq!(decompressed_max((1 << 20) + 12), (16 << 20) + 192);
-    assert_eq!(decompressed_max(usize::MAX), 64 << 20);
 }
 
 /// Streams of the right codec that Kafka does not write, or that are not whole.
 #[test]
 fn streams_that_are_not_exactly_one_frame_are_refused() {
     let mut cases: Vec<(String, Codec, Vec<u8>)> = Vec::new();
-    for (compression, codec) in
-        codecs().into_iter().zip([Codec::None, Codec::Lz4, Codec::Zstd]).skip(1)
-    {
-        let codec = if compression == Compression::Zstd { Codec::Zstd } else { codec };
+    for compression in codecs().into_iter().skip(1) {
+        let codec = Codec::from(compression);
         let stream = good(compression)[HEADER_LEN..].to_vec();
         cases.push((format!("{codec}, trailing"), codec, [&stream[..], b"x"].concat()));
         cases.push((format!("{codec}, twice"), codec, [&stream[..], &stream[..]].concat()));
