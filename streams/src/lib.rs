@@ -39,6 +39,8 @@
 //! | [`window`], `aggregate` | windows of time; the stateful operators |
 //! | `graph`, [`stream`], [`table`], [`windowed`] | the DSL |
 //! | [`topology`], [`task`] | the checked pipeline; one subtopology on one partition |
+//! | [`driver`] | runs a pipeline in a test, with a clock that the test holds |
+#![expect(clippy::type_complexity, reason = "operators are fused through their types")]
 
 pub mod error;
 
@@ -64,6 +66,8 @@ pub mod windowed;
 
 pub mod task;
 pub mod topology;
+
+pub mod driver;
 
 pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route, partition_of};
 pub use error::{CodecError, Error, Result};

@@ -325,7 +325,7 @@ where
         T: Into<EventTime>,
         F: Fn(&K, &V) -> T + Send + Sync + 'static,
     {
-        let Stream { place, slot, chain: Decode { key, value, .. }, .. } = self;
+        let Self { place, slot, chain: Decode { key, value, .. }, .. } = self;
         let chain = Decode { key, value, time: Extracted(f), types: PhantomData };
         Stream { place, slot, chain, types: PhantomData }
     }
