@@ -95,6 +95,10 @@ impl Content {
     }
 
     pub(super) fn write(&mut self, bytes: &[u8], position: u64) {
+        // Writing nothing past the end does not extend a file.
+        if bytes.is_empty() {
+            return;
+        }
         for piece in pieces(position, bytes.len()) {
             let page = Arc::make_mut(self.cache.entry(piece.page).or_insert_with(zeros));
             page[piece.at..piece.at + piece.n]

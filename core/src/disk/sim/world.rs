@@ -58,7 +58,7 @@ struct Handle {
 }
 
 /// Through whom a call comes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Door {
     pub(super) who: Who,
     pub(super) counted: bool,
@@ -66,7 +66,7 @@ pub(super) struct Door {
     boot: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Who {
     /// The program under test.
     Program,
@@ -303,11 +303,11 @@ impl World {
     }
 
     fn has_handle(&self, door: Door) -> io::Result<()> {
-        let open = self.handles.values().filter(|handle| handle.who == Who::Program).count();
-        match door.who == Who::Program && open >= self.handles_max {
-            true => Err(Errno::MFILE.into()),
-            false => Ok(()),
+        if door.who == Who::Other || self.handles.len() < self.handles_max {
+            return Ok(());
         }
+        let ours = self.handles.values().filter(|handle| handle.who == Who::Program).count();
+        if ours < self.handles_max { Ok(()) } else { Err(Errno::MFILE.into()) }
     }
 
     fn hand_out(&mut self, door: Door, node: NodeId) -> Opened {
@@ -344,7 +344,7 @@ impl World {
         if target.node == Some(node) {
             return Ok(());
         }
-        self.may_replace(node, &target)?;
+        self.may_replace(node, &source, &target)?;
         let is_folder = self.tree.is_folder(node);
         self.change(door, Call::Rename, from, |world, extent| {
             // Where a rename that refuses a taken name is a link and an unlink, it can be cut between.
@@ -360,12 +360,15 @@ impl World {
     }
 
     /// As rename(2): folders replace empty folders and never move below themselves.
-    fn may_replace(&self, node: NodeId, target: &Place) -> io::Result<()> {
+    fn may_replace(&self, node: NodeId, source: &Place, target: &Place) -> io::Result<()> {
         let is_folder = self.tree.is_folder(node);
         if is_folder && self.tree.is_within(node, target.folder) {
             return Err(Errno::INVAL.into());
         }
         let Some(old) = target.node else { return Ok(()) };
+        if self.tree.is_within(old, source.folder) {
+            return Err(Errno::NOTEMPTY.into());
+        }
         match (is_folder, self.tree.is_folder(old)) {
             (true, false) => Err(Errno::NOTDIR.into()),
             (false, true) => Err(Errno::ISDIR.into()),
