@@ -325,6 +325,25 @@ fn a_lost_folder_takes_its_content_along() {
     assert_eq!(counts.len(), 2, "{counts:?}");
 }
 
+/// However much happens on the disk between a removal and the power loss that undoes it.
+#[test]
+fn a_removed_file_comes_back_with_its_bytes_or_not_at_all() {
+    let counts = outcomes(|seed| {
+        let disk = SimDisk::new(seed);
+        put_durably(&disk, "/old", &[1; 5000]);
+        disk.remove(path("/old")).expect("removed");
+        for i in 0..300 {
+            let name = format!("/short-lived-{i}");
+            put(&disk, &name, b"x");
+            disk.remove(path(&name)).expect("removed");
+        }
+        let found = content(&crashed(&disk, Crash::Power), "/old");
+        assert!(found.iter().all(|bytes| *bytes == [1; 5000]), "seed {seed}");
+        found.is_some()
+    });
+    assert_eq!(counts.len(), 2, "{counts:?}");
+}
+
 /// A moved folder is found under one name or none: no file system gives a folder two.
 #[test]
 fn a_moved_folder_has_at_most_one_name() {
@@ -425,6 +444,17 @@ fn names_behind_a_failed_folder_sync_stay_unsynced() {
         disk.stat(path("/f")).is_ok()
     });
     assert_eq!(counts.len(), 2, "{counts:?}");
+
+    // A later change of the same name that was synced stands over it.
+    for seed in 0..SEEDS {
+        let disk = SimDisk::new(seed);
+        put(&disk, "/f", b"x");
+        disk.fail_on(Call::SyncDir, Failure::Io, 1, |_| true);
+        disk.sync_dir(path(ROOT)).expect_err("armed");
+        disk.remove(path("/f")).expect("removed");
+        disk.sync_dir(path(ROOT)).expect("synced");
+        assert_eq!(content(&crashed(&disk, Crash::Power), "/f"), None, "seed {seed}");
+    }
 }
 
 #[test]
@@ -830,6 +860,13 @@ fn one_files_unsynced_bytes_or_name_can_be_lost_alone() {
     disk.revert_unsynced_name(path("/a")).expect("its folder exists");
     drop(a);
     assert_eq!(content(&disk, "/a").expect("there again"), b"1111");
+
+    disk.set_capacity(1 << 20);
+    let free = disk.free_space(path(ROOT)).expect("known");
+    disk.remove(path("/a")).expect("removed");
+    assert_eq!(disk.free_space(path(ROOT)).expect("known"), free + 4096);
+    disk.revert_unsynced_name(path("/a")).expect("its folder exists");
+    assert_eq!(disk.free_space(path(ROOT)).expect("known"), free, "it takes its room again");
 }
 
 #[test]
