@@ -24,12 +24,14 @@
 //! | room | idea |
 //! |---|---|
 //! | `sim/world` | the machine: doors, crash points, handles, locks |
+//! | `sim/calls` | what each call does |
 //! | `sim/tree` | names, now and durable |
 //! | `sim/pages` | one file's bytes, cached and on the medium |
 //! | `sim/faults` | what else goes wrong, and when |
 //! | `sim/trace` | what was done |
 //! | `sim/rng` | numbers from a seed |
 
+mod calls;
 mod faults;
 mod pages;
 mod rng;
@@ -49,10 +51,11 @@ use rustix::io::Errno;
 pub use self::faults::{Call, Failure};
 pub use self::rng::Rng;
 
+use self::calls::Target;
 use self::pages::PAGE;
 use self::trace::{Event, hash_bytes};
 use self::tree::NodeId;
-use self::world::{Door, HandleId, Opened, Target, Who, World, down};
+use self::world::{Door, HandleId, Opened, Who, World, down};
 use super::{Disk, DiskFile, Entry, LockKind, Open, Stat};
 
 /// How the program under test, or its machine, dies.
