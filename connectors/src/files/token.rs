@@ -7,13 +7,15 @@
 //!
 //!   recover  tmp  final
 //!            yes  no     verify tmp, then place
-//!            yes  yes    verify final, then from sync(folder) on
+//!            yes  yes    verify final, write it anew, then from sync(folder) on
 //!            no   yes    verify final, sync both folders
 //!            no   no     it was finished, and somebody removed it since
 //! ```
 //!
 //! *No, no* can mean nothing else: the temporary's name was durable before the token was committed,
-//! and goes only after the final name is.
+//! and goes only after the final name is. *Yes, yes* may be what a failed sync of the folder has left:
+//! then no later sync brings that name to the medium, though it succeeds. So a copy takes the name's
+//! place: the same bytes, under an entry that no failed sync has seen.
 //!
 //! Always true here: each step may be repeated from the start after a crash anywhere, and a name that
 //! is there for the process is synced before anything rests on it. NDJSON has no footer: length and
@@ -23,7 +25,7 @@ use std::io;
 use std::path::Path;
 
 use crc_fast::{CrcAlgorithm, Digest};
-use thalweg_core::disk::{Disk, DiskFile, Open};
+use thalweg_core::disk::{Disk, DiskFile, Open, write_all_at};
 use thalweg_core::ids::{Offset, TopicPartition, check_topic_name};
 
 use super::failed;
@@ -145,13 +147,38 @@ impl FileToken {
                 self.place(disk, out)?;
                 Ok(Finished::Now)
             }
-            (_, true) => {
+            (true, true) => {
+                self.verify(disk, &to)?;
+                self.renew(disk, out)?;
+                self.settle(disk, out)?;
+                Ok(Finished::Now)
+            }
+            (false, true) => {
                 self.verify(disk, &to)?;
                 self.settle(disk, out)?;
                 Ok(Finished::Before)
             }
             (false, false) => Ok(Finished::Removed),
         }
+    }
+
+    /// Replaces the final file by a synced copy of itself.
+    fn renew<D: Disk>(&self, disk: &D, out: &Out) -> Result<()> {
+        let to = out.path(&self.name);
+        // A nonce that no other temporary of this start has: what a crash leaves is ours to remove.
+        let copy = out.temporary(&Self { nonce: !self.nonce, ..self.clone() }.temporary());
+        match disk.remove(&copy) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &copy, e));
+            }
+            _ => {}
+        }
+        let source = disk.open(&to, Open::Read).map_err(|e| failed("open", &to, e))?;
+        let target = disk.open(&copy, Open::CreateNew).map_err(|e| failed("create", &copy, e))?;
+        each_chunk(&source, |chunk, position| write_all_at(&target, chunk, position))
+            .and_then(|_| target.sync_data())
+            .and_then(|()| disk.rename(&copy, &to))
+            .map_err(|e| failed("renew", &to, e))
     }
 
     /// Checks that the file at `path` holds exactly the bytes of this token.
@@ -176,13 +203,25 @@ impl FileToken {
 fn measure<D: Disk>(disk: &D, path: &Path) -> io::Result<(u64, u32)> {
     let file = disk.open(path, Open::Read)?;
     let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    let len = each_chunk(&file, |chunk, _| {
+        digest.update(chunk);
+        Ok(())
+    })?;
+    Ok((len, crc32(&digest)))
+}
+
+/// Reads a file to its end, piece by piece; the answer is its length.
+fn each_chunk<F: DiskFile>(
+    file: &F,
+    mut take: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> io::Result<u64> {
     let mut buffer = vec![0; 256 << 10];
     let mut position = 0;
     loop {
         match file.read_at(&mut buffer, position) {
-            Ok(0) => return Ok((position, crc32(&digest))),
+            Ok(0) => return Ok(position),
             Ok(n) => {
-                digest.update(&buffer[..n]);
+                take(&buffer[..n], position)?;
                 position += n as u64;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -33,6 +33,7 @@ pub(super) struct World {
     pub(super) armed: BTreeMap<u64, Crash>,
     pub(super) now_ms: i64,
     pub(super) birth_times: bool,
+    pub(super) hard_links: bool,
     /// Pages of room on the device.
     pub(super) capacity: u64,
     pub(super) handles_max: usize,
@@ -99,6 +100,7 @@ impl World {
             armed: BTreeMap::new(),
             now_ms: 0,
             birth_times: true,
+            hard_links: true,
             capacity: u64::MAX / PAGE,
             handles_max: usize::MAX,
             early_one_in: 8,
@@ -374,6 +376,23 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    pub(super) fn link(&mut self, door: Door, from: &Path, to: &Path) -> io::Result<()> {
+        let node = self.tree.walk(from, false)?.node.ok_or(Errno::NOENT)?;
+        let target = self.tree.walk(to, false)?;
+        if target.node.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        if self.tree.is_folder(node) || !self.hard_links {
+            return Err(Errno::PERM.into());
+        }
+        self.change(door, Call::Link, from, |world, extent| {
+            if world.happens(extent) {
+                world.tree.name(target.folder, target.name, Some(node));
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn remove(&mut self, door: Door, path: &Path) -> io::Result<()> {
