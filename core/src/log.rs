@@ -83,6 +83,8 @@ pub struct PartitionLog<D: Disk> {
     epochs: Epochs,
     since_index: u64,
     hint: Hint,
+    /// The hint as it is in the file.
+    noted: Hint,
     hint_file: D::File,
     durable_end: Offset,
     unsynced: Unsynced<D>,
@@ -306,14 +308,26 @@ impl<D: Disk> PartitionLog<D> {
         }
     }
 
-    /// Notes the durable end in the hint file: written, not synced, since losing it is harmless.
+    /// Whether segments were sealed that no sync has covered.
+    pub fn has_sealed(&self) -> bool {
+        !self.unsynced.sealed.is_empty()
+    }
+
+    /// Notes the durable end in the hint file, if it moved since it was noted last: written, not
+    /// synced, since losing it is harmless.
     ///
     /// # Errors
     /// The system's, as `Io`.
-    pub fn write_hint(&mut self) -> Result<()> {
+    pub fn note_durable_end(&mut self) -> Result<()> {
+        if self.hint == self.noted { Ok(()) } else { self.write_hint() }
+    }
+
+    fn write_hint(&mut self) -> Result<()> {
         self.hint.turn += 1;
         write_all_at(&self.hint_file, &self.hint.encode(), self.hint.position())
-            .map_err(|e| Error::io("write", &self.dir.join(HINT_FILE), e))
+            .map_err(|e| Error::io("write", &self.dir.join(HINT_FILE), e))?;
+        self.noted = self.hint;
+        Ok(())
     }
 
     /// Writes everything a clean start needs and syncs it: side files, batches, hint, folder.

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
 use crate::batch::{BatchHeader, Marker};
-use crate::client::log::PartitionOffsets;
 use crate::config::Level;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, Uuid};
 use crate::log::producers::Tail;
 use crate::log::{LogView, Origin, PartitionLog, Stored, SyncJob};
+use crate::request::PartitionOffsets;
 
 /// What readers use, without a lock.
 pub struct PartitionView<D: Disk> {
@@ -173,12 +173,17 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// Notes the durable end on disk.
+    /// Whether segments were sealed that no sync has covered.
+    pub fn has_sealed(&self) -> bool {
+        self.log.has_sealed()
+    }
+
+    /// Notes the durable end on disk, if it moved since it was noted last.
     ///
     /// # Errors
-    /// As [`PartitionLog::write_hint`].
-    pub fn write_hint(&mut self) -> Result<()> {
-        self.log.write_hint()
+    /// The system's, as `Io`.
+    pub fn note_durable_end(&mut self) -> Result<()> {
+        self.log.note_durable_end()
     }
 
     /// Writes and syncs what a clean start needs.

@@ -9,7 +9,8 @@
 //! by marker offset; only transactions with data in the partition are entered. The file is a side
 //! file: above the recovery point it is rebuilt from the log.
 
-use crate::ids::{AbortedTransaction, Offset};
+use crate::ids::Offset;
+use crate::record::AbortedTransaction;
 
 /// Bytes of one entry.
 pub(crate) const ENTRY_LEN: usize = 34;

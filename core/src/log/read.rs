@@ -13,7 +13,8 @@ use super::segment::Segment;
 use crate::batch::{BatchHeader, HEADER_LEN};
 use crate::disk::{Disk, read_exact_at};
 use crate::error::{Error, Result};
-use crate::ids::{AbortedTransaction, Offset};
+use crate::ids::Offset;
+use crate::record::AbortedTransaction;
 
 /// How many buffers are kept for reuse; more are simply freed.
 const KEPT: usize = 32;

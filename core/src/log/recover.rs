@@ -399,6 +399,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             epochs,
             since_index: 0,
             hint,
+            noted: self.hint.unwrap_or_default(),
             hint_file,
             durable_end: end,
             unsynced: Unsynced::default(),
@@ -440,7 +441,7 @@ impl<'a, D: Disk> Opener<'a, D> {
 /// Takes a batch of the log into the producer state and the aborted index.
 fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Aborted>) {
     let header = &batch.header;
-    if !header.attributes.is_control() {
+    if !header.is_control() {
         producers.written(header);
         return;
     }
