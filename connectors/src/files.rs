@@ -46,7 +46,7 @@ use crate::sink::{Prepared, Resume, Sink, Token, visible_records};
 
 use self::out::Out;
 use self::temporary::Temporary;
-use self::token::{FileToken, Finished};
+use self::token::{FileToken, Found};
 
 /// Settings of a [`FileSink`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -160,19 +160,27 @@ impl<D: Disk> FileSink<D> {
         self.out.make_folders(&self.disk, self.config.folders.values())
     }
 
-    /// Finishes a committed token, whatever state a crash has left its two names in.
-    fn finish(&mut self, at: &TopicPartition, token: &Token) -> Result<()> {
-        let token = FileToken::parse(at, token)?;
-        match token.recover(&self.disk, &self.out)? {
-            Finished::Now => self.stats.files_finished += 1,
-            Finished::Before => {}
-            Finished::Removed => {
-                self.stats.files_missing += 1;
-                tracing::warn!(
-                    file = %self.out.path(&token.name).display(),
-                    "this finished file is gone: it was removed after it had been written; going \
-                     on behind it"
-                );
+    /// Finishes what the tokens of an earlier run, or of an earlier attempt, stand for.
+    fn recover(&mut self, parts: &[(TopicPartition, Resume)]) -> Result<()> {
+        let mut tokens = Vec::new();
+        for (at, resume) in parts {
+            if let Resume::At(_, Some(token)) = resume {
+                tokens.push(FileToken::parse(at, token)?);
+            }
+        }
+        let found = token::recover(&self.disk, &self.out, &tokens)?;
+        for (token, found) in tokens.iter().zip(found) {
+            match found {
+                Found::Pending => self.stats.files_finished += 1,
+                Found::Finished => {}
+                Found::Removed => {
+                    self.stats.files_missing += 1;
+                    tracing::warn!(
+                        file = %self.out.path(&token.name).display(),
+                        "this finished file is gone: it was removed after it had been written; \
+                         going on behind it"
+                    );
+                }
             }
         }
         Ok(())
@@ -218,11 +226,7 @@ impl<D: Disk> Sink for FileSink<D> {
             let part = Part { folder: folder.clone(), start, next: start, open: None };
             taken.insert(at.clone(), part);
         }
-        for (at, resume) in parts {
-            if let Resume::At(_, Some(token)) = resume {
-                self.finish(at, token)?;
-            }
-        }
+        self.recover(parts)?;
         // Every token is finished and has given up its temporary: what is left of our partitions
         // belongs to no committed offset.
         self.stats.temporaries_removed +=
@@ -301,17 +305,21 @@ impl<D: Disk> Sink for FileSink<D> {
     }
 
     async fn commit(&mut self, prepared: &Prepared) -> Result<()> {
+        let tokens: Vec<FileToken> = prepared
+            .parts
+            .iter()
+            .filter_map(|(at, _, _)| {
+                let part = self.parts.get(at)?;
+                Some(part.open.as_ref()?.token(&part.folder, at))
+            })
+            .collect();
+        token::finish(&self.disk, &self.out, &tokens)?;
+        self.stats.files_finished += tokens.len() as u64;
         for (at, offset, _) in &prepared.parts {
-            let Some(part) = self.parts.get_mut(at) else { continue };
-            if part.start == *offset {
-                continue; // Done before the failure that made the runner call again.
+            if let Some(part) = self.parts.get_mut(at) {
+                part.open = None;
+                part.start = *offset;
             }
-            if let Some(open) = &part.open {
-                open.token(&part.folder, at).place(&self.disk, &self.out)?;
-                self.stats.files_finished += 1;
-            }
-            part.open = None;
-            part.start = *offset;
         }
         self.since = None;
         Ok(())

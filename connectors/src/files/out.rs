@@ -10,6 +10,7 @@
 //! Always true here: every folder we rely on is durable before a file in it is: after a crash a
 //! folder may be there for the process and still be lost with the power, so opening syncs again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,8 +43,6 @@ impl Out {
             Err(e) => return Err(failed("lock", &lock_path, e)),
         };
         out.check_log(disk, log)?;
-        make_dir(disk, &out.temporaries())?;
-        out.sync_root(disk)?;
         Ok((out, lock))
     }
 
@@ -89,15 +88,14 @@ impl Out {
         disk: &D,
         folders: impl Iterator<Item = &'a String>,
     ) -> Result<()> {
-        make_dir(disk, &self.temporaries())?;
-        for folder in folders {
-            make_dir(disk, &self.path(folder))?;
+        let wanted: BTreeSet<PathBuf> = folders.map(|folder| self.path(folder)).collect();
+        let mut made = Vec::new();
+        for path in wanted.into_iter().chain([self.temporaries()]) {
+            if make_dir(disk, &path)? {
+                made.push(path);
+            }
         }
-        self.sync_root(disk)
-    }
-
-    fn sync_root<D: Disk>(&self, disk: &D) -> Result<()> {
-        disk.sync_dir(&self.root).map_err(|e| failed("sync", &self.root, e))
+        sync_names(disk, &self.root, &made)
     }
 
     /// The folder of the temporaries.
@@ -115,10 +113,13 @@ impl Out {
         self.root.join(name)
     }
 
-    /// Makes the names of the temporaries durable.
+    /// Makes the names of the temporaries durable. A failed sync is not tried again, whatever the
+    /// reason: names made after it, with new temporaries, are whole.
     pub(super) fn sync_temporaries<D: Disk>(&self, disk: &D) -> Result<()> {
         let path = self.temporaries();
-        disk.sync_dir(&path).map_err(|e| failed("sync", &path, e))
+        disk.sync_dir(&path).map_err(|e| Error::Restart {
+            what: format!("{}: cannot sync: {e}", path.display()),
+        })
     }
 
     /// Removes the temporaries of the partitions `ours` answers for. Other names are left alone.
@@ -211,10 +212,22 @@ fn make_root<D: Disk>(disk: &D, root: &Path) -> Result<()> {
     for path in missing.into_iter().rev() {
         make_dir(disk, path)?;
         if let Some(above) = parent(path) {
-            disk.sync_dir(above).map_err(|e| failed("sync", above, e))?;
+            sync_names(disk, above, &[path.to_owned()])?;
         }
     }
     Ok(())
+}
+
+/// Makes names in a folder durable. When that fails the folders `made` there are removed again: a
+/// name that a failed sync has seen may never reach the medium, also when later syncs succeed.
+fn sync_names<D: Disk>(disk: &D, folder: &Path, made: &[PathBuf]) -> Result<()> {
+    disk.sync_dir(folder).map_err(|e| {
+        for path in made {
+            // If this fails too there is nothing left to try; the error says that the sync failed.
+            _ = disk.remove_dir(path);
+        }
+        failed("sync", folder, e)
+    })
 }
 
 /// The folder above; of a bare relative name the current one.
@@ -223,10 +236,11 @@ fn parent(path: &Path) -> Option<&Path> {
     Some(if above.as_os_str().is_empty() { Path::new(".") } else { above })
 }
 
-fn make_dir<D: Disk>(disk: &D, path: &Path) -> Result<()> {
+/// Creates a folder; whether it was not there.
+fn make_dir<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
     match disk.create_dir(path) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(failed("create", path, e)),
     }
 }

@@ -3,10 +3,10 @@
 //! ```text
 //!   token    "1 <crc32c, 8 hex> <length> <nonce, 16 hex> <folder>/<topic>-<p>-<start:020>.ndjson"
 //!
-//!   place    link(tmp, final)   sync(folder)   unlink(tmp)   sync(.tmp)
+//!   finish   link(tmp, final)   sync(folder)   unlink(tmp)   sync(.tmp)      all tokens step by step
 //!
 //!   recover  tmp  final
-//!            yes  no     verify tmp, then place
+//!            yes  no     verify tmp, then finish
 //!            yes  yes    verify final, write it anew, then from sync(folder) on
 //!            no   yes    verify final, sync both folders
 //!            no   no     it was finished, and somebody removed it since
@@ -21,6 +21,7 @@
 //! is there for the process is synced before anything rests on it. NDJSON has no footer: length and
 //! CRC32C are how a finished file is recognised.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -47,15 +48,61 @@ pub(super) struct FileToken {
     pub(super) crc: u32,
 }
 
-/// How a token was found.
+/// How the file of a token was found at open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Finished {
-    /// The final name was given here.
-    Now,
-    /// It had been given before.
-    Before,
-    /// It had been given, and was removed since.
+pub(super) enum Found {
+    /// Not yet under its final name for good; it is now.
+    Pending,
+    /// Finished before.
+    Finished,
+    /// Finished before, and removed since.
     Removed,
+}
+
+/// Gives synced temporaries their final names, durably. All of them together: one sync a folder.
+pub(super) fn finish<D: Disk>(disk: &D, out: &Out, tokens: &[FileToken]) -> Result<()> {
+    tokens.iter().try_for_each(|token| token.place(disk, out))?;
+    settle(disk, out, tokens)
+}
+
+/// Finishes committed tokens, whatever state a crash has left their names in.
+pub(super) fn recover<D: Disk>(disk: &D, out: &Out, tokens: &[FileToken]) -> Result<Vec<Found>> {
+    let found: Result<_> = tokens.iter().map(|token| token.resume(disk, out)).collect();
+    let found: Vec<Found> = found?;
+    settle(disk, out, tokens)?;
+    Ok(found)
+}
+
+/// Makes the final names durable, and only then gives up those of the temporaries.
+fn settle<D: Disk>(disk: &D, out: &Out, tokens: &[FileToken]) -> Result<()> {
+    // After a failed sync of a folder nobody knows which names the medium holds, and a second sync
+    // could succeed without having written them: the temporaries must stay.
+    let unsynced = |path: &Path, e: io::Error| Error::Fatal {
+        what: format!(
+            "{}: cannot sync: {e}. Look at the disk, then start again: the files that are \
+             committed are finished then",
+            path.display()
+        ),
+    };
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let folders: BTreeSet<&str> = tokens.iter().map(FileToken::folder).collect();
+    for folder in folders {
+        let path = out.path(folder);
+        disk.sync_dir(&path).map_err(|e| unsynced(&path, e))?;
+    }
+    for token in tokens {
+        let path = out.temporary(&token.temporary());
+        match disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path, e));
+            }
+            _ => {}
+        }
+    }
+    let path = out.temporaries();
+    disk.sync_dir(&path).map_err(|e| unsynced(&path, e))
 }
 
 impl FileToken {
@@ -89,52 +136,35 @@ impl FileToken {
         })
     }
 
+    fn folder(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
+    }
+
     fn temporary(&self) -> String {
         let file = self.name.rsplit('/').next().unwrap_or(&self.name);
         format!("{}.{:016x}", file.strip_suffix(SUFFIX).unwrap_or(file), self.nonce)
     }
 
-    /// Gives a synced temporary its final name, durably.
-    pub(super) fn place<D: Disk>(&self, disk: &D, out: &Out) -> Result<()> {
+    /// Gives a synced temporary its final name; not yet durable.
+    fn place<D: Disk>(&self, disk: &D, out: &Out) -> Result<()> {
         let (from, to) = (out.temporary(&self.temporary()), out.path(&self.name));
-        match disk.link(&from, &to) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.verify(disk, &to)?,
-            Err(e) if links_are_refused(&e) => match disk.rename_new(&from, &to) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.verify(disk, &to)?,
-                Err(e) => return Err(failed("rename", &from, e)),
-            },
-            Err(e) => return Err(failed("link", &from, e)),
-        }
-        self.settle(disk, out)
-    }
-
-    /// Makes the final name durable, and only then gives up the temporary's.
-    fn settle<D: Disk>(&self, disk: &D, out: &Out) -> Result<()> {
-        let (from, to) = (out.temporary(&self.temporary()), out.path(&self.name));
-        let folder = to.parent().unwrap_or(&to);
-        // After a failed sync of a folder nobody knows which names the medium holds, and a second
-        // sync could succeed without having written them: the temporary must stay.
-        let unsynced = |path: &Path, e: io::Error| Error::Fatal {
-            what: format!(
-                "{}: cannot sync: {e}. Look at the disk, then start again: {} is finished then",
-                path.display(),
-                to.display()
-            ),
+        let placed = match disk.link(&from, &to) {
+            Err(e) if links_are_refused(&e) => disk.rename_new(&from, &to),
+            placed => placed,
         };
-        disk.sync_dir(folder).map_err(|e| unsynced(folder, e))?;
-        match disk.remove(&from) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed("remove", &from, e)),
+        match placed {
+            Ok(()) => Ok(()),
+            // An earlier attempt has come this far.
+            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+                self.verify(disk, &to)
+            }
+            Err(e) => Err(failed("link", &from, e)),
         }
-        let folder = out.temporaries();
-        disk.sync_dir(&folder).map_err(|e| unsynced(&folder, e))
     }
 
-    /// Finishes a committed token, wherever an earlier run has left off.
-    pub(super) fn recover<D: Disk>(&self, disk: &D, out: &Out) -> Result<Finished> {
+    /// Looks how far an earlier run has come, and brings the final name up to where only the syncs
+    /// are missing.
+    fn resume<D: Disk>(&self, disk: &D, out: &Out) -> Result<Found> {
         let (from, to) = (out.temporary(&self.temporary()), out.path(&self.name));
         let exists = |path: &Path| match disk.stat(path) {
             Ok(_) => Ok(true),
@@ -145,20 +175,18 @@ impl FileToken {
             (true, false) => {
                 self.verify(disk, &from)?;
                 self.place(disk, out)?;
-                Ok(Finished::Now)
+                Ok(Found::Pending)
             }
             (true, true) => {
                 self.verify(disk, &to)?;
                 self.renew(disk, out)?;
-                self.settle(disk, out)?;
-                Ok(Finished::Now)
+                Ok(Found::Pending)
             }
             (false, true) => {
                 self.verify(disk, &to)?;
-                self.settle(disk, out)?;
-                Ok(Finished::Before)
+                Ok(Found::Finished)
             }
-            (false, false) => Ok(Finished::Removed),
+            (false, false) => Ok(Found::Removed),
         }
     }
 

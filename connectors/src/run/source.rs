@@ -391,7 +391,7 @@ where
 
     async fn flush(&mut self) -> Result<()> {
         if self.taken.flush {
-            self.producer.flush().await?;
+            self.producer.flush_full().await?;
             self.taken.flush = false;
         }
         Ok(())
