@@ -171,6 +171,10 @@ impl FakeLog {
         self.0.lock().create(&new).expect("a new topic");
     }
 
+    pub fn set_back(&self, time: Duration) {
+        self.0.lock().now_ms -= time.as_millis() as i64;
+    }
+
     /// Appends values as one batch of no transaction.
     pub fn produce(&self, topic: &str, partition: u32, values: &[&str]) {
         let mut builder = BatchBuilder::new(Compression::None, 1024);
@@ -216,6 +220,16 @@ impl FakeLog {
         let part = state.part(&TopicPartition::new(topic, partition)).expect("the topic exists");
         part.batches.retain(|(header, _)| header.next_offset() <= offset);
         part.end = part.batches.last().map_or(0, |(header, _)| header.next_offset());
+    }
+
+    /// Flips a bit in the last byte of a partition's last batch.
+    pub fn damage(&self, topic: &str, partition: u32) {
+        let mut state = self.0.lock();
+        let part = state.part(&TopicPartition::new(topic, partition)).expect("the topic exists");
+        let (_, bytes) = part.batches.last_mut().expect("there is a batch");
+        let mut damaged = BytesMut::from(&bytes[..]);
+        *damaged.last_mut().expect("a batch has bytes") ^= 1;
+        *bytes = damaged.freeze();
     }
 
     /// No transaction is open, none is half decided.
