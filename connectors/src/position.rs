@@ -87,8 +87,7 @@ impl Loading {
     pub(crate) async fn advance(&mut self, log: &dyn Log) -> Result<bool> {
         let mut scratch = Scratch::default();
         while self.next < self.upto {
-            let from =
-                FetchFrom { at: self.at.clone(), offset: self.next, max_bytes: LOAD_BYTES };
+            let from = FetchFrom { at: self.at.clone(), offset: self.next, max_bytes: LOAD_BYTES };
             let options = FetchOptions {
                 isolation: Isolation::ReadCommitted,
                 max_wait: Duration::ZERO,
@@ -205,11 +204,7 @@ pub async fn ensure_topic(
     let (Partitions::AsCreated(count) | Partitions::Exactly(count)) = partitions;
     let found = match log.topic(name).await {
         Err(thalweg_core::Error::Unknown { .. }) => {
-            let new = NewTopic {
-                name: name.to_owned(),
-                partitions: count,
-                config: config.clone(),
-            };
+            let new = NewTopic { name: name.to_owned(), partitions: count, config: config.clone() };
             match log.create_topic(&new).await {
                 // Somebody else was faster.
                 Err(thalweg_core::Error::TopicExists { .. }) => log.topic(name).await?,
@@ -259,7 +254,8 @@ mod tests {
             let text = metadata.to_text().expect("short");
             assert_eq!(SinkMetadata::parse(&text), Some(metadata));
         }
-        for bad in ["", "1", "1 ", "2 AAAAAAAAAAAAAAAAAAAAAA ", "1 AAAAAAAAAAAAAAAAAAAAAA", "1 x "] {
+        for bad in ["", "1", "1 ", "2 AAAAAAAAAAAAAAAAAAAAAA ", "1 AAAAAAAAAAAAAAAAAAAAAA", "1 x "]
+        {
             assert_eq!(SinkMetadata::parse(bad), None, "{bad:?}");
         }
         let long = SinkMetadata { topic, token: Some(Token("x".repeat(5000))) };

@@ -47,7 +47,11 @@ fn check(disk: &SimDisk, log: &FakeLog, seen: &mut BTreeMap<String, String>, who
         }
     }
     for (name, text) in &files {
-        assert_eq!(seen.entry(name.clone()).or_insert_with(|| text.clone()), text, "{name} changed");
+        assert_eq!(
+            seen.entry(name.clone()).or_insert_with(|| text.clone()),
+            text,
+            "{name} changed"
+        );
     }
     if whole {
         assert!(seen.keys().eq(files.keys()), "no file that was seen has vanished");

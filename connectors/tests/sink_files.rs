@@ -160,11 +160,7 @@ fn a_position_that_went_back_behind_finished_files_is_told() {
 #[test]
 fn files_roll_by_size_and_by_age_and_never_empty() {
     let (disk, log) = (SimDisk::new(1), log());
-    let config = FileSinkConfig {
-        roll_bytes: 100,
-        roll_age: Duration::from_secs(10),
-        ..config()
-    };
+    let config = FileSinkConfig { roll_bytes: 100, roll_age: Duration::from_secs(10), ..config() };
     let mut runner = open_with(&disk, &log, config, 1).expect("a new folder");
     let mut idle = |what: &str| {
         while block_on(runner.step()).expect(what) == Step::Worked {}
@@ -260,10 +256,7 @@ fn settings_that_make_no_sense_are_refused() {
     log.create("counts", 1);
     let config = FileSinkConfig::new(OUT, [(long.as_str(), "events")]);
     let mut sink = FileSink::claim(disk, config, log.id(), 1).expect("checked later");
-    let parts = [(
-        TopicPartition::new(long, 0),
-        Resume::First(0),
-    )];
+    let parts = [(TopicPartition::new(long, 0), Resume::First(0))];
     let refused = message(block_on(sink.open(&parts)));
     assert!(refused.contains("at most 200 characters"), "{refused}");
 }

@@ -117,9 +117,8 @@ impl Out {
     /// reason: names made after it, with new temporaries, are whole.
     pub(super) fn sync_temporaries<D: Disk>(&self, disk: &D) -> Result<()> {
         let path = self.temporaries();
-        disk.sync_dir(&path).map_err(|e| Error::Restart {
-            what: format!("{}: cannot sync: {e}", path.display()),
-        })
+        disk.sync_dir(&path)
+            .map_err(|e| Error::Restart { what: format!("{}: cannot sync: {e}", path.display()) })
     }
 
     /// Removes the temporaries of the partitions `ours` answers for. Other names are left alone.

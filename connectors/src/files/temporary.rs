@@ -14,9 +14,9 @@ use crc_fast::{CrcAlgorithm, Digest};
 use thalweg_core::disk::{Disk, DiskFile, Open, write_all_at};
 use thalweg_core::ids::{Offset, TopicPartition};
 
+use super::failed;
 use super::out::Out;
 use super::token::{FileToken, final_name, temporary_name};
-use super::failed;
 use crate::error::{Error, Result};
 
 /// An open temporary.

@@ -155,7 +155,9 @@ impl FileToken {
         match placed {
             Ok(()) => Ok(()),
             // An earlier attempt has come this far.
-            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) =>
+            {
                 self.verify(disk, &to)
             }
             Err(e) => Err(failed("link", &from, e)),

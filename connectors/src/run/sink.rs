@@ -362,19 +362,16 @@ impl<S: Sink> SinkRunner<S> {
             let resume = match committed {
                 None => Resume::First(self.log.offsets(&part.at).await?.start),
                 Some(commit) => {
-                    let metadata = SinkMetadata::parse(&commit.metadata).ok_or_else(|| {
-                        Error::Fatal {
+                    let metadata =
+                        SinkMetadata::parse(&commit.metadata).ok_or_else(|| Error::Fatal {
                             what: format!(
                                 "group {:?} has a position of {} that no sink has stored \
                                  (metadata {:?}): give this sink another name, or delete the group",
                                 self.member.group, part.at, commit.metadata
                             ),
-                        }
-                    })?;
+                        })?;
                     let epoch = commit.leader_epoch;
-                    self.log
-                        .check_position(&part.at, metadata.topic, epoch, commit.offset)
-                        .await?;
+                    self.log.check_position(&part.at, metadata.topic, epoch, commit.offset).await?;
                     Resume::At(commit.offset, metadata.token)
                 }
             };
@@ -453,7 +450,11 @@ impl<S: Sink> SinkRunner<S> {
             let what = format!("{who} failed again and again, and stops: {what}");
             return self.stop(Error::Fatal { what });
         };
-        tracing::warn!(connector = self.config.name, ?pause, "starting from the last commit: {what}");
+        tracing::warn!(
+            connector = self.config.name,
+            ?pause,
+            "starting from the last commit: {what}"
+        );
         self.stats.restarts += 1;
         self.answers.clear();
         self.phase = Phase::Aborting;

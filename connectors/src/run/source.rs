@@ -441,7 +441,11 @@ where
             let what = format!("{who} failed again and again, and stops: {what}");
             return self.stop(Error::Fatal { what });
         };
-        tracing::warn!(connector = self.config.name, ?pause, "starting from the last commit: {what}");
+        tracing::warn!(
+            connector = self.config.name,
+            ?pause,
+            "starting from the last commit: {what}"
+        );
         self.source = None;
         self.phase = Phase::Aborting;
         Ok(Step::Idle(pause))
@@ -456,7 +460,8 @@ where
     fn is_stale(&self) -> bool {
         let filling = matches!(self.phase, Phase::Reading | Phase::Covering | Phase::Flushing);
         let open = self.taken.since.map_or(0, |since| self.log.now() - since);
-        filling && u128::from(open.unsigned_abs()) >= self.config.transaction_timeout.as_millis() / 2
+        filling
+            && u128::from(open.unsigned_abs()) >= self.config.transaction_timeout.as_millis() / 2
     }
 }
 

@@ -222,13 +222,15 @@ impl FakeLog {
         part.end = part.batches.last().map_or(0, |(header, _)| header.next_offset());
     }
 
-    /// Flips a bit in the last byte of a partition's last batch.
+    /// Flips a bit of the last value of a partition: the batch can still be read.
     pub fn damage(&self, topic: &str, partition: u32) {
         let mut state = self.0.lock();
         let part = state.part(&TopicPartition::new(topic, partition)).expect("the topic exists");
         let (_, bytes) = part.batches.last_mut().expect("there is a batch");
         let mut damaged = BytesMut::from(&bytes[..]);
-        *damaged.last_mut().expect("a batch has bytes") ^= 1;
+        // Behind the value there is only the number of headers.
+        let last = damaged.len() - 2;
+        damaged[last] ^= 1;
         *bytes = damaged.freeze();
     }
 
@@ -240,11 +242,7 @@ impl FakeLog {
     }
 
     /// One call: counted, refused when dead or when a refusal waits, and cut off by a crash.
-    fn call<T>(
-        &self,
-        name: &'static str,
-        run: impl FnOnce(&mut State) -> Result<T>,
-    ) -> Result<T> {
+    fn call<T>(&self, name: &'static str, run: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.0.lock();
         let stopped = || Error::Stopped { why: "the log died".to_owned() };
         if state.dead || !(state.alive)() {
