@@ -42,7 +42,7 @@ use thalweg_core::disk::Disk;
 use thalweg_core::ids::{Offset, TopicPartition, Uuid};
 
 use crate::error::{Error, Result};
-use crate::sink::{Prepared, Resume, Sink, Token, visible_records};
+use crate::sink::{Prepared, Resume, Sink, visible_records};
 
 use self::out::Out;
 use self::temporary::Temporary;

@@ -290,7 +290,7 @@ fn a_sink_is_told_whether_it_begins_or_goes_on() {
     run(&log, &store).expect("nothing to read");
     let at = TopicPartition::new("in", 0);
     let opened = store.lock().opened.clone();
-    assert_eq!(opened[0], [(at.clone(), Resume::First(0))]);
+    assert_eq!(opened[0], [(at, Resume::First(0))]);
     let (_, last) = &opened[1][0];
     assert!(matches!(last, Resume::At(8, Some(_))), "{last:?}");
 }

@@ -13,11 +13,11 @@ use thalweg_core::disk::{Disk, read_file};
 
 use super::FakeLog;
 
-pub const OUT: &str = "/out";
-pub const GROUP: &str = "connect-files";
+pub(crate) const OUT: &str = "/out";
+pub(crate) const GROUP: &str = "connect-files";
 
 /// Rolls often: after about a dozen lines.
-pub fn config() -> FileSinkConfig {
+pub(crate) fn config() -> FileSinkConfig {
     FileSinkConfig {
         roll_bytes: 120,
         buffer_bytes: 32,
@@ -26,7 +26,7 @@ pub fn config() -> FileSinkConfig {
 }
 
 /// Reads one or two batches at a time.
-pub fn runner_config() -> SinkConfig {
+pub(crate) fn runner_config() -> SinkConfig {
     SinkConfig {
         partition_bytes: 200,
         wait: Duration::from_millis(10),
@@ -35,11 +35,11 @@ pub fn runner_config() -> SinkConfig {
 }
 
 /// Opens the sink and its runner.
-pub fn open<D: Disk>(disk: &D, log: &FakeLog, nonce: u64) -> Result<SinkRunner<FileSink<D>>> {
+pub(crate) fn open<D: Disk>(disk: &D, log: &FakeLog, nonce: u64) -> Result<SinkRunner<FileSink<D>>> {
     open_with(disk, log, config(), nonce)
 }
 
-pub fn open_with<D: Disk>(
+pub(crate) fn open_with<D: Disk>(
     disk: &D,
     log: &FakeLog,
     config: FileSinkConfig,
@@ -50,12 +50,12 @@ pub fn open_with<D: Disk>(
 }
 
 /// A whole bounded run.
-pub fn run<D: Disk>(disk: &D, log: &FakeLog, nonce: u64) -> Result<()> {
+pub(crate) fn run<D: Disk>(disk: &D, log: &FakeLog, nonce: u64) -> Result<()> {
     block_on(open(disk, log, nonce)?.finish())
 }
 
 /// The finished files by name relative to OUT.
-pub fn finals<D: Disk>(disk: &D) -> BTreeMap<String, String> {
+pub(crate) fn finals<D: Disk>(disk: &D) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     for folder in ["events", "counts"] {
         let path = Path::new(OUT).join(folder);
@@ -73,14 +73,14 @@ pub fn finals<D: Disk>(disk: &D) -> BTreeMap<String, String> {
 }
 
 /// The names in the folder of temporaries.
-pub fn temporaries<D: Disk>(disk: &D) -> Vec<String> {
+pub(crate) fn temporaries<D: Disk>(disk: &D) -> Vec<String> {
     let entries = disk.list(&Path::new(OUT).join(".tmp")).unwrap_or_default();
     entries.iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect()
 }
 
 /// The lines of one partition's finished files in the order of their start offsets. Checks that each
 /// file begins where the one before ended, as long as a record's offset is its number.
-pub fn lines_in_order(
+pub(crate) fn lines_in_order(
     files: &BTreeMap<String, String>,
     folder: &str,
     topic: &str,

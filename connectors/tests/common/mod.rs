@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-pub mod files;
+pub(crate) mod files;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use thalweg_core::{Error, Result};
 
 /// Where in its work the log dies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum When {
+pub(crate) enum When {
     /// The call has no effect.
     Before,
     /// The call has its effect, but nobody hears of it.
@@ -41,7 +41,7 @@ pub enum When {
 
 /// The log. Clones are doors to the same one.
 #[derive(Clone)]
-pub struct FakeLog(Arc<Mutex<State>>);
+pub(crate) struct FakeLog(Arc<Mutex<State>>);
 
 struct State {
     id: Uuid,
@@ -89,11 +89,11 @@ struct Group {
 }
 
 impl FakeLog {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_id(1)
     }
 
-    pub fn with_id(id: u8) -> Self {
+    pub(crate) fn with_id(id: u8) -> Self {
         Self(Arc::new(Mutex::new(State {
             id: Uuid::from_random([id; 16]),
             topics: BTreeMap::new(),
@@ -113,31 +113,31 @@ impl FakeLog {
         })))
     }
 
-    pub fn door(&self) -> Arc<dyn Log> {
+    pub(crate) fn door(&self) -> Arc<dyn Log> {
         Arc::new(self.clone())
     }
 
     /// Dies at the call of this number, counted from 1.
-    pub fn crash_at(&self, call: u64, when: When) {
+    pub(crate) fn crash_at(&self, call: u64, when: When) {
         self.0.lock().crash_at = Some((call, when));
     }
 
     /// Lives only as long as `alive` says: for a log in the process of a program that dies.
-    pub fn live_while(&self, alive: impl Fn() -> bool + Send + 'static) {
+    pub(crate) fn live_while(&self, alive: impl Fn() -> bool + Send + 'static) {
         self.0.lock().alive = Box::new(alive);
     }
 
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.0.lock().calls
     }
 
-    pub fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         let state = self.0.lock();
         state.dead || !(state.alive)()
     }
 
     /// Opens the log again: what was undecided is aborted.
-    pub fn restart(&self) {
+    pub(crate) fn restart(&self) {
         let mut state = self.0.lock();
         state.dead = false;
         state.crash_at = None;
@@ -153,30 +153,30 @@ impl FakeLog {
     }
 
     /// The next calls of this name fail so.
-    pub fn refuse(&self, call: &'static str, error: Error) {
+    pub(crate) fn refuse(&self, call: &'static str, error: Error) {
         self.0.lock().refusals.push_back((call, error));
     }
 
-    pub fn delay_markers(&self, calls: u64) {
+    pub(crate) fn delay_markers(&self, calls: u64) {
         self.0.lock().marker_delay = calls;
     }
 
-    pub fn advance(&self, time: Duration) {
+    pub(crate) fn advance(&self, time: Duration) {
         self.0.lock().now_ms += time.as_millis() as i64;
     }
 
-    pub fn create(&self, topic: &str, partitions: u32) {
+    pub(crate) fn create(&self, topic: &str, partitions: u32) {
         let config = TopicConfig::default();
         let new = NewTopic { name: topic.to_owned(), partitions, config };
         self.0.lock().create(&new).expect("a new topic");
     }
 
-    pub fn set_back(&self, time: Duration) {
+    pub(crate) fn set_back(&self, time: Duration) {
         self.0.lock().now_ms -= time.as_millis() as i64;
     }
 
     /// Appends values as one batch of no transaction.
-    pub fn produce(&self, topic: &str, partition: u32, values: &[&str]) {
+    pub(crate) fn produce(&self, topic: &str, partition: u32, values: &[&str]) {
         let mut builder = BatchBuilder::new(Compression::None, 1024);
         for value in values {
             builder.push(0, None, Some(value.as_bytes()), &[]).expect("small");
@@ -189,7 +189,7 @@ impl FakeLog {
     }
 
     /// The committed values of a partition.
-    pub fn values(&self, topic: &str, partition: u32) -> Vec<String> {
+    pub(crate) fn values(&self, topic: &str, partition: u32) -> Vec<String> {
         let mut state = self.0.lock();
         state.write_markers(u64::MAX);
         let at = TopicPartition::new(topic, partition);
@@ -205,17 +205,17 @@ impl FakeLog {
         values
     }
 
-    pub fn committed(&self, group: &str, topic: &str, partition: u32) -> Option<OffsetCommit> {
+    pub(crate) fn committed(&self, group: &str, topic: &str, partition: u32) -> Option<OffsetCommit> {
         let state = self.0.lock();
         state.groups.get(group)?.offsets.get(&TopicPartition::new(topic, partition)).cloned()
     }
 
-    pub fn forget_group(&self, group: &str) {
+    pub(crate) fn forget_group(&self, group: &str) {
         self.0.lock().groups.remove(group);
     }
 
     /// Loses the records from `offset` on, as a power loss at level `os` does.
-    pub fn lose_tail(&self, topic: &str, partition: u32, offset: Offset) {
+    pub(crate) fn lose_tail(&self, topic: &str, partition: u32, offset: Offset) {
         let mut state = self.0.lock();
         let part = state.part(&TopicPartition::new(topic, partition)).expect("the topic exists");
         part.batches.retain(|(header, _)| header.next_offset() <= offset);
@@ -223,7 +223,7 @@ impl FakeLog {
     }
 
     /// Flips a bit of the last value of a partition: the batch can still be read.
-    pub fn damage(&self, topic: &str, partition: u32) {
+    pub(crate) fn damage(&self, topic: &str, partition: u32) {
         let mut state = self.0.lock();
         let part = state.part(&TopicPartition::new(topic, partition)).expect("the topic exists");
         let (_, bytes) = part.batches.last_mut().expect("there is a batch");
@@ -235,7 +235,7 @@ impl FakeLog {
     }
 
     /// No transaction is open, none is half decided.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let mut state = self.0.lock();
         state.write_markers(u64::MAX);
         state.topics.values().all(|topic| topic.parts.iter().all(|part| part.open.is_empty()))
