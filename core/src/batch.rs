@@ -30,7 +30,7 @@
 //! use thalweg_core::config::Compression;
 //! use thalweg_core::ids::ProducerIdentity;
 //!
-//! let mut builder = BatchBuilder::new(Compression::Lz4, 16 << 10);
+//! let mut builder = BatchBuilder::new(Compression::None, 16 << 10);
 //! builder.push(1_700_000_000_000, Some(b"key"), Some(b"value"), &[])?;
 //! let bytes = builder.finish(ProducerIdentity::NONE, -1, false)?;
 //!
@@ -220,7 +220,9 @@ impl<'a> BatchRef<'a> {
         'a: 's,
     {
         let codec = self.header.attributes.codec()?;
-        let section = scratch.open(codec, &self.bytes[HEADER_LEN..])?;
+        let section = &self.bytes[HEADER_LEN..];
+        // Compaction leaves batches without records, and without a stream for them.
+        let section = if section.is_empty() { section } else { scratch.open(codec, section)? };
         Records::new(&self.header, section)
     }
 }

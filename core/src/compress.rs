@@ -147,7 +147,7 @@ pub enum CompressionError {
 pub(crate) enum Compressor {
     None,
     #[cfg(feature = "lz4")]
-    Lz4(lz4::Compressor),
+    Lz4(Box<lz4::Compressor>),
     #[cfg(feature = "zstd")]
     Zstd(zstandard::Compressor),
 }
@@ -156,7 +156,7 @@ impl Compressor {
     pub(crate) fn new(compression: Compression) -> Self {
         match compression {
             #[cfg(feature = "lz4")]
-            Compression::Lz4 => Self::Lz4(lz4::Compressor::new()),
+            Compression::Lz4 => Self::Lz4(Box::new(lz4::Compressor::new())),
             #[cfg(feature = "zstd")]
             Compression::Zstd => Self::Zstd(zstandard::Compressor::new()),
             _ => Self::None,
@@ -224,8 +224,8 @@ mod lz4 {
     const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
     const INDEPENDENT_BLOCKS: u8 = 1 << 5;
 
-    fn damaged(what: impl ToString) -> CompressionError {
-        CompressionError::Damaged { codec: Codec::Lz4, what: what.to_string().into() }
+    fn damaged(what: impl Into<Box<str>>) -> CompressionError {
+        CompressionError::Damaged { codec: Codec::Lz4, what: what.into() }
     }
 
     pub(crate) struct Compressor {
@@ -245,8 +245,8 @@ mod lz4 {
 
         pub(crate) fn compress(&mut self, section: &[u8]) -> Result<&[u8], CompressionError> {
             self.encoder.get_mut().clear();
-            self.encoder.write_all(section).map_err(damaged)?;
-            self.encoder.try_finish().map_err(damaged)?;
+            self.encoder.write_all(section).map_err(|e| damaged(e.to_string()))?;
+            self.encoder.try_finish().map_err(|e| damaged(e.to_string()))?;
             Ok(self.encoder.get_ref())
         }
     }
@@ -268,7 +268,7 @@ mod lz4 {
         }
         let mut decoder = FrameDecoder::new(stream);
         loop {
-            let block = decoder.fill_buf().map_err(damaged)?;
+            let block = decoder.fill_buf().map_err(|e| damaged(e.to_string()))?;
             if block.is_empty() {
                 break;
             }
@@ -281,7 +281,7 @@ mod lz4 {
         }
         match decoder.get_ref().len() {
             0 => Ok(()),
-            left => Err(damaged(format_args!("{left} bytes follow its end"))),
+            left => Err(damaged(format!("{left} bytes follow its end"))),
         }
     }
 }
@@ -382,6 +382,33 @@ mod zstandard {
                 0 => Ok(()),
                 left => Err(damaged(format!("{left} bytes follow its end"))),
             }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "zstd"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_declared_size_makes_no_room_that_the_stream_cannot_fill() {
+        // A frame of one segment that says how much it holds, and then hardly goes on.
+        let frame = |size: u64| {
+            [&[0x28, 0xb5, 0x2f, 0xfd, 0xe0], &size.to_le_bytes()[..], &[7; 4]].concat()
+        };
+        // (size declared, limit, most bytes that may be reserved)
+        let cases = [
+            (u64::MAX - 1, 1 << 20, 0),
+            (1 << 30, DECOMPRESSED_MAX, 0),
+            (60 << 20, DECOMPRESSED_MAX, 17 << 15),
+            (1000, DECOMPRESSED_MAX, 1000),
+        ];
+        for (size, limit, room) in cases {
+            let mut out = Vec::new();
+            let found =
+                Decompressor::default().decompress(Codec::Zstd, &frame(size), limit, &mut out);
+            assert!(found.is_err(), "{size}");
+            assert!(out.capacity() <= room, "{size}: {}", out.capacity());
         }
     }
 }

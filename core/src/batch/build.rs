@@ -1,13 +1,16 @@
 //! F1 · Writing batches.
 //!
 //! Always true here: a record is copied once, into its place in the batch (and once more, packed, when
-//! the batch is compressed); a batch costs one allocation at most, and none when the previous one has
-//! been let go of. Nothing is lost by an error: what was pushed before stays pushed.
+//! the batch is compressed); a batch costs two allocations at most, its buffer and the count of who
+//! holds it, and no buffer when the batches before have been let go of. Nothing is lost by an error:
+//! what was pushed before stays pushed.
 //!
 //! ```text
 //!   push  -> [ 61 bytes free | record | record |            ]   buffer, reserved at the first push
 //!   finish-> [ header        | record | record ] frozen     the rest of the buffer stays here
 //! ```
+
+use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,8 +26,9 @@ use crate::varint::{
     zigzag32, zigzag64,
 };
 
-/// The fields of a record before its key: length, attributes, time, offset, key length.
-const PREFIX_LEN_MAX: usize = 1 + VARLONG_LEN_MAX + 3 * VARINT_LEN_MAX;
+/// What a record takes at most beside its key, value and headers: attributes, time, and five lengths
+/// (its own, the offset, the key's, the value's, the headers' number).
+const RECORD_OVERHEAD_MAX: usize = 1 + VARLONG_LEN_MAX + 5 * VARINT_LEN_MAX;
 
 /// The largest batch there is: its length must fit 32 bits.
 const BATCH_LEN_MAX: usize = i32::MAX as usize;
@@ -35,8 +39,8 @@ pub fn size_of_record(
     value: Option<&[u8]>,
     headers: &[(&[u8], Option<&[u8]>)],
 ) -> usize {
-    let parts = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-    PREFIX_LEN_MAX + parts + VARINT_LEN_MAX + headers_len(headers.iter().copied())
+    let parts = nullable_len(key) + nullable_len(value);
+    RECORD_OVERHEAD_MAX + parts + headers_len(headers.iter().copied())
 }
 
 /// Collects records and makes batches of them, one after the other.
@@ -104,7 +108,7 @@ impl BatchBuilder {
         // Checked on the sum of the parts before any length is narrowed to 32 bits. Sums of lengths of
         // slices that are all in memory do not overflow.
         let parts = key_len + value_len + headers_len;
-        let size = self.bytes() + parts + PREFIX_LEN_MAX + 2 * VARINT_LEN_MAX;
+        let size = self.bytes() + parts + RECORD_OVERHEAD_MAX;
         if size > BATCH_LEN_MAX {
             return Err(BatchError::TooLarge { size, limit: BATCH_LEN_MAX });
         }
@@ -123,29 +127,24 @@ impl BatchBuilder {
             + varint_len(header_count)
             + headers_len;
 
-        self.buffer.reserve(length + VARINT_LEN_MAX);
-        let mut prefix = [0; PREFIX_LEN_MAX];
-        let mut at = write_unsigned(&mut prefix, u64::from(zigzag32(length as i32)));
+        // Room for the record is made once, and filled by copies into slices of known length.
+        let start = self.buffer.len();
+        let field = varint_len(length as i32);
+        self.buffer.resize(start + field + length, 0);
+        let mut out = Cursor { bytes: &mut self.buffer[start..], at: 0 };
+        out.varint(length as i32);
         // The record's attributes, 0.
-        at += 1;
-        at += write_unsigned(&mut prefix[at..], zigzag64(timestamp_delta));
-        at += write_unsigned(&mut prefix[at..], u64::from(zigzag32(self.count)));
-        at += write_unsigned(&mut prefix[at..], u64::from(zigzag32(length_field(key))));
-        self.buffer.extend_from_slice(&prefix[..at]);
-        if let Some(key) = key {
-            self.buffer.extend_from_slice(key);
-        }
-        put_varint(&mut self.buffer, length_field(value));
-        if let Some(value) = value {
-            self.buffer.extend_from_slice(value);
-        }
-        put_varint(&mut self.buffer, header_count);
+        out.at += 1;
+        out.unsigned(zigzag64(timestamp_delta));
+        out.varint(self.count);
+        out.nullable(key);
+        out.nullable(value);
+        out.varint(header_count);
         for (key, value) in headers {
-            put_varint(&mut self.buffer, key.len() as i32);
-            self.buffer.extend_from_slice(key);
-            put_varint(&mut self.buffer, length_field(value));
-            self.buffer.extend_from_slice(value.unwrap_or_default());
+            out.nullable(Some(key));
+            out.nullable(value);
         }
+        debug_assert_eq!(out.at, out.bytes.len());
         self.count += 1;
         self.max_timestamp = self.max_timestamp.max(timestamp);
         Ok(())
@@ -222,6 +221,16 @@ impl BatchBuilder {
     }
 }
 
+impl fmt::Debug for BatchBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchBuilder")
+            .field("codec", &self.codec)
+            .field("count", &self.count)
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
 /// The length field of a part; -1 is null.
 #[inline]
 fn length_field(part: Option<&[u8]>) -> i32 {
@@ -245,9 +254,30 @@ fn headers_len<'h>(headers: impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)>) 
     headers.map(one).sum()
 }
 
-#[inline]
-fn put_varint(buffer: &mut BytesMut, value: i32) {
-    let mut bytes = [0; VARINT_LEN_MAX];
-    let len = write_unsigned(&mut bytes, u64::from(zigzag32(value)));
-    buffer.extend_from_slice(&bytes[..len]);
+/// Fills the place of one record, from its front; its length was computed before.
+struct Cursor<'b> {
+    bytes: &'b mut [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    #[inline]
+    fn unsigned(&mut self, value: u64) {
+        self.at += write_unsigned(&mut self.bytes[self.at..], value);
+    }
+
+    #[inline]
+    fn varint(&mut self, value: i32) {
+        self.unsigned(u64::from(zigzag32(value)));
+    }
+
+    /// A part with its length before it.
+    #[inline]
+    fn nullable(&mut self, part: Option<&[u8]>) {
+        self.varint(length_field(part));
+        if let Some(part) = part {
+            self.bytes[self.at..self.at + part.len()].copy_from_slice(part);
+            self.at += part.len();
+        }
+    }
 }

@@ -14,6 +14,7 @@
 //! given out is whole, headers included; after an error nothing more is given out. Gaps between
 //! offsets are legal: compaction leaves them.
 
+use std::fmt;
 use std::iter::FusedIterator;
 
 use super::{BatchError, BatchHeader};
@@ -51,6 +52,15 @@ impl Scratch {
         }
         self.decompressor.decompress(codec, section, self.limit, &mut self.section)?;
         Ok(&self.section)
+    }
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch")
+            .field("limit", &self.limit)
+            .field("capacity", &self.section.capacity())
+            .finish_non_exhaustive()
     }
 }
 

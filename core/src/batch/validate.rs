@@ -22,6 +22,8 @@ pub fn validate(bytes: &[u8], max_message_bytes: usize) -> Result<BatchHeader, B
     if size > max_message_bytes {
         return Err(BatchError::TooLarge { size, limit: max_message_bytes });
     }
+    // Before the fields it covers are believed: a flipped bit is named as one.
+    batch.check_crc()?;
     if header.is_control() {
         return Err(BatchError::Attributes("a control batch: only the log itself writes those"));
     }
@@ -36,7 +38,6 @@ pub fn validate(bytes: &[u8], max_message_bytes: usize) -> Result<BatchHeader, B
     }
     header.attributes.codec()?.check_supported()?;
     check_producer(&header)?;
-    batch.check_crc()?;
     Ok(header)
 }
 

@@ -22,6 +22,7 @@ use crate::record::AbortedTransaction;
 
 /// The batches a reader may see. For a reader of uncommitted records, give no aborted transactions:
 /// then only control batches are left out.
+#[derive(Debug)]
 pub struct Visible<'a> {
     batches: Batches<'a>,
     /// Those not reached yet, by first offset.
@@ -31,6 +32,7 @@ pub struct Visible<'a> {
     from: Offset,
 }
 
+#[derive(Debug)]
 struct Open {
     transaction: AbortedTransaction,
     /// The epoch of its records, as far as they were seen.

@@ -32,7 +32,6 @@ struct Open {
 pub(crate) struct Ready {
     pub(crate) slot: Slot,
     pub(crate) bytes: Bytes,
-    pub(crate) records: usize,
 }
 
 /// The open and waiting batches of one producer.
@@ -117,7 +116,7 @@ impl Accumulator {
             .map_err(Error::from)?;
         open.sequence = ((i64::from(open.sequence) + records as i64) % (1 << 31)) as i32;
         self.ready_bytes += bytes.len();
-        self.ready.push_back(Ready { slot, bytes, records });
+        self.ready.push_back(Ready { slot, bytes });
         Ok(())
     }
 

@@ -17,6 +17,7 @@
 use bytes::Bytes;
 
 use super::Malformed;
+use crate::varint;
 
 /// Reads fields one after the other.
 pub(super) struct Reader<'a> {
@@ -83,18 +84,11 @@ impl<'a> Reader<'a> {
     }
 
     fn uvarint(&mut self, what: &str) -> Read<u32> {
-        let mut value: u32 = 0;
-        for shift in (0..35).step_by(7) {
-            let byte = u32::from(self.array::<1>(what)?[0]);
-            if shift == 28 && byte > 0x0f {
-                break;
-            }
-            value |= (byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(self.malformed(format!("{what} is larger than 32 bits")))
+        let Some((value, rest)) = varint::read_unsigned(&self.bytes[self.at..]) else {
+            return Err(self.malformed(format!("{what} is no number of 32 bits")));
+        };
+        self.at = self.bytes.len() - rest.len();
+        Ok(value)
     }
 
     /// A length or count whose null is -1 (classic, of `wide` bytes) or 0 (flexible).
@@ -231,12 +225,8 @@ impl Writer {
         self.put(&value.to_be_bytes());
     }
 
-    fn uvarint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.bytes.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value.to_le_bytes()[0]);
+    fn uvarint(&mut self, value: u32) {
+        varint::put_unsigned(&mut self.bytes, u64::from(value));
     }
 
     pub(super) fn text(&mut self, text: &str) {

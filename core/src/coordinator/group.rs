@@ -15,7 +15,7 @@
 //! - In one process a group has one member; a newcomer takes its place. A generation never comes back
 //!   while the group's record is kept, so whoever held an older one is fenced for good.
 //! - A position is stored by the last record of its key, counted in log order, no matter in which
-//!   order transactions end ([`pending`]).
+//!   order transactions end (`pending.rs` draws it).
 //! - Nothing expires: an application that was away for two months finds its positions (Kafka would
 //!   have dropped them after seven days). They go when their topic is deleted.
 //! - Members live as long as the process. A folder is opened with [`expel_all`], so no session ever
@@ -259,9 +259,9 @@ impl GroupCoordinator {
         offsets.map(|(at, stored)| stored.to_commit(at))
     }
 
-    /// Removes all positions in a topic, pending ones too. To be durable before the topic's deletion
-    /// is, and again before a topic of that name is created, so that no position ever meets another
-    /// topic's records.
+    /// Removes all positions in a topic, pending ones too. To be durable before a topic of that name
+    /// is created, so that no position ever meets the records of another topic; a good time is the
+    /// deletion of the topic.
     pub fn delete_topic(&self, name: &str) -> Plan<()> {
         let stored = self
             .offsets

@@ -495,13 +495,11 @@ impl TransactionCoordinator {
     }
 
     /// The partitions of the transaction that `id` has open under `identity`.
-    pub fn open_partitions(&self, id: &str, identity: ProducerIdentity) -> &[TopicPartition] {
-        match self.transactions.get(id) {
-            Some(t) if t.state == TransactionState::Ongoing && t.producer == identity => {
-                &t.partitions
-            }
-            _ => &[],
-        }
+    pub fn open_partitions(&self, id: &str, identity: ProducerIdentity) -> Vec<TopicPartition> {
+        let open =
+            |t: &&Transaction| t.state == TransactionState::Ongoing && t.producer == identity;
+        let found = self.transactions.get(id).filter(open);
+        found.map_or_else(Vec::new, |t| t.partitions.iter().cloned().collect())
     }
 
     /// Whether a transaction of `producer_id` that is open in `at` will get its marker from here. One

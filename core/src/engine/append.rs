@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::handle::PartitionHandle;
-use crate::batch::{self, BatchBuilder, BatchHeader};
+use crate::batch::{self, BatchBuilder, BatchHeader, BatchRef, Scratch};
 use crate::client::log::{Ack, Appended};
 use crate::config::{Compression, Level};
 use crate::coordinator::CoordinatorRecord;
@@ -36,7 +36,8 @@ impl<D: Disk> Inner<D> {
         }
         let header = batch::validate(bytes, handle.max_message_bytes).map_err(Error::from)?;
         if handle.compact {
-            batch::validate_records(bytes, true).map_err(Error::from)?;
+            let batch = BatchRef::parse(bytes).map_err(Error::from)?;
+            batch::validate_records(&batch, true, &mut Scratch::default()).map_err(Error::from)?;
         }
         self.check_space(bytes.len())?;
         if header.is_transactional() {

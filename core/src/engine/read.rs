@@ -5,7 +5,6 @@
 //! that no append in between is missed; partitions are served in turn when a total limit is given.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::{Either, FutureExt, select, select_all};
 
@@ -13,7 +12,7 @@ use super::Inner;
 use super::handle::PartitionHandle;
 use crate::client::log::{FetchFrom, FetchOptions, Fetched, Isolation};
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 impl<D: Disk> Inner<D> {
     pub(super) async fn fetch(
@@ -80,30 +79,5 @@ impl<D: Disk> Inner<D> {
             });
         }
         Ok(all)
-    }
-
-    /// Waits until no transaction is open below the end a partition has now: what was written so far
-    /// is decided. Used by readers of internal truth (positions, changelogs).
-    pub(super) async fn wait_stable(self: &Arc<Self>, handle: &Arc<PartitionHandle<D>>) -> Result<()> {
-        let end = handle.view.log.end();
-        loop {
-            let mut changed = Box::pin(handle.changed.notified());
-            changed.as_mut().enable();
-            self.check_running()?;
-            if handle.view.offsets().last_stable >= end {
-                return Ok(());
-            }
-            if self.runtime.is_inline() {
-                return Err(Error::Retry { what: format!("a transaction in {} is open", handle.at) });
-            }
-            match select(changed, self.runtime.sleep(Duration::from_secs(60))).await {
-                Either::Left(_) => {}
-                Either::Right(_) => {
-                    return Err(Error::Retry {
-                        what: format!("a transaction in {} is open for a minute", handle.at),
-                    });
-                }
-            }
-        }
     }
 }

@@ -79,7 +79,7 @@ struct Producer {
 
 /// All producers of one partition.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Producers {
+pub(crate) struct Producers {
     by_id: BTreeMap<i64, Producer>,
     /// First offsets of open transactions.
     open: BTreeMap<Offset, i64>,

@@ -52,6 +52,8 @@ pub struct Recovered {
     pub scanned_bytes: u64,
     /// Bytes of a torn tail that were cut.
     pub cut_bytes: u64,
+    /// Everything below was known to be durable before the folder was opened.
+    pub known_durable: Offset,
     /// Segments that lay behind the cut and were removed.
     pub removed_segments: usize,
 }
@@ -115,7 +117,8 @@ impl<'a, D: Disk> Opener<'a, D> {
         let mut slots = vec![0; (file.len().map_err(|e| Error::io("read", &path, e))?).min(2 * SLOT_LEN) as usize];
         read_exact_at(&file, &mut slots, 0).map_err(|e| Error::io("read", &path, e))?;
         let hint = Hint::decode(&slots);
-        let report = Recovered::default();
+        let known_durable = hint.map_or(0, |h| h.durable_end);
+        let report = Recovered { known_durable, ..Recovered::default() };
         Ok(Self { disk, opening, dir, bases, snapshots, hint, hint_file: Some(file), report })
     }
 

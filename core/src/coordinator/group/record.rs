@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Version 3 has no field for a topic's id. A position still never meets a topic that was deleted and
-//! created again: its offsets are removed durably before the name is free again (see
+//! created again: its offsets are removed durably before the name is used again (see
 //! [`super::GroupCoordinator::delete_topic`]). Who keeps positions elsewhere, or wants the id beside
 //! them, puts it into the metadata string, which comes back as it was.
 //!
