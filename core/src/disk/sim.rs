@@ -193,6 +193,12 @@ impl SimDisk {
         self.world.lock().birth_times = known;
     }
 
+    /// Whether a file may have a second name. It may at first; else
+    /// [`Disk::link`](crate::disk::Disk::link) fails with EPERM, as on FAT.
+    pub fn set_hard_links(&self, possible: bool) {
+        self.world.lock().hard_links = possible;
+    }
+
     /// Bytes the disk holds, counted in pages of 4 KiB. Unlimited at first. Writes past it are short
     /// and then fail with ENOSPC.
     pub fn set_capacity(&self, bytes: u64) {
@@ -323,6 +329,11 @@ impl Disk for SimDisk {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         let event = Event { to: Some(to.into()), ..Event::on("rename_new", from) };
         self.call(event, nothing, |world, door| world.rename(door, from, to, true))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let event = Event { to: Some(to.into()), ..Event::on(Call::Link.verb(), from) };
+        self.call(event, nothing, |world, door| world.link(door, from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

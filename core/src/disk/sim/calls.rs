@@ -140,6 +140,23 @@ impl World {
         }
     }
 
+    pub(super) fn link(&mut self, door: Door, from: &Path, to: &Path) -> io::Result<()> {
+        let node = self.tree.walk(from, false)?.node.ok_or(Errno::NOENT)?;
+        let target = self.tree.walk(to, false)?;
+        if target.node.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        if self.tree.is_folder(node) || !self.hard_links {
+            return Err(Errno::PERM.into());
+        }
+        self.change(door, Call::Link, from, |world, extent| {
+            if world.happens(extent) {
+                world.tree.name(target.folder, target.name, Some(node));
+            }
+            Ok(())
+        })
+    }
+
     pub(super) fn remove(&mut self, door: Door, path: &Path) -> io::Result<()> {
         let place = self.tree.walk(path, false)?;
         if self.tree.is_folder(place.node.ok_or(Errno::NOENT)?) {

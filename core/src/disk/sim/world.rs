@@ -31,6 +31,7 @@ pub(super) struct World {
     pub(super) armed: BTreeMap<u64, Crash>,
     pub(super) now_ms: i64,
     pub(super) birth_times: bool,
+    pub(super) hard_links: bool,
     /// Pages of room on the device.
     pub(super) capacity: u64,
     pub(super) handles_max: usize,
@@ -97,6 +98,7 @@ impl World {
             armed: BTreeMap::new(),
             now_ms: 0,
             birth_times: true,
+            hard_links: true,
             capacity: u64::MAX / PAGE,
             handles_max: usize::MAX,
             early_one_in: 8,
