@@ -204,3 +204,11 @@ pub fn replace_file<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> io::Result<
     disk.rename(&tmp, path)?;
     disk.sync_dir(path.parent().unwrap_or_else(|| Path::new(".")))
 }
+
+/// The process that holds the lock file at `path`, as [`Disk::lock`] noted it there: for saying by
+/// whom a lock is held after it was refused with `WouldBlock`. `None` when the file says nothing
+/// (Apache Kafka writes nothing into its own).
+pub fn lock_holder<D: Disk>(disk: &D, path: &Path) -> Option<u32> {
+    let text = read_file(disk, path, 32).ok()?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok()
+}
