@@ -23,6 +23,7 @@ use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
 
 pub use crate::config::{Level, TopicConfig};
+pub use crate::record::AbortedTransaction;
 
 /// What a topic is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -114,17 +115,6 @@ pub struct FetchOptions {
     pub max_wait: Duration,
     /// Bytes over all partitions; 0 for no limit beyond each partition's own.
     pub max_bytes: usize,
-}
-
-/// A transaction that was aborted, as far as a fetched range is concerned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AbortedTransaction {
-    /// Whose it was.
-    pub producer_id: i64,
-    /// The offset of its first record in the partition.
-    pub first_offset: Offset,
-    /// The offset of its ABORT marker.
-    pub last_offset: Offset,
 }
 
 /// What one partition answered. [`crate::batch`] opens the bytes.
