@@ -372,11 +372,9 @@ impl<D: Disk> FileSource<D> {
             let scratch = &mut self.reader.scratch()[..JUDGED];
             let have = read_up_to(&held.file, scratch, 0).map_err(Failure::Read)?;
             let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
-            if looks_binary(&scratch[..have]) {
+            if let Some(why) = looks_binary(&scratch[..have]) {
                 self.follow.notices.trouble(path, Trouble::Binary, || {
-                    "is not read: it is compressed or no text (a NUL in its first 8 KiB); give it \
-                     unpacked, or leave it out"
-                        .to_owned()
+                    format!("skipped: {why}; give it as text, or leave it out")
                 });
                 tail.looked = Some(tail.seen);
                 tail.backlog = None;
@@ -426,12 +424,16 @@ impl<D: Disk> FileSource<D> {
             tail.position.boot = boot;
             tail.position.text = true;
         }
-        let moved = tail.offset() > before;
+        if tail.offset() > before {
+            self.follow.was_read(key);
+        }
         let (stop, used) = turn?;
+        let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         tail.deficit -= used;
-        let after = match stop {
-            Stop::Quantum => After::More,
-            Stop::Full => After::Full,
+        match stop {
+            Stop::Quantum => Ok(After::More),
+            Stop::Full => Ok(After::Full),
+            Stop::Replaced => self.settle(key),
             Stop::End => {
                 tail.looked = Some(seen);
                 tail.backlog = None;
@@ -441,23 +443,19 @@ impl<D: Disk> FileSource<D> {
                     tail.take_rest = false;
                     tail.rest_taken = Some(seen);
                 }
-                After::Nothing
+                Ok(After::Nothing)
             }
-            Stop::Replaced => return self.settle(key),
-        };
-        if moved {
-            self.follow.was_read(key);
         }
-        Ok(after)
     }
 
     /// The file is not what it was: finds out what it is.
     fn settle(&mut self, key: Key) -> Result<After, Failure> {
+        let boot = self.follow.boot().clone();
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         let Some(held) = &tail.handle else { return Ok(After::Nothing) };
         let stat = held.file.stat().map_err(Failure::Read)?;
         let agreement =
-            compare(&held.file, &stat, &tail.position, self.follow.boot()).map_err(Failure::Read)?;
+            compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
         // It changes under our hands: not again before it was seen to change once more.
         tail.ahead = Default::default();
         tail.looked = Some(Seen::of(&stat));
@@ -491,7 +489,8 @@ impl<D: Disk> FileSource<D> {
     /// Makes the files of the open transaction durable, and looks whether they are still what was
     /// read.
     fn check_read_files(&mut self) -> Result<()> {
-        for &key in &self.follow.touched {
+        let touched: Vec<Key> = self.follow.touched.iter().copied().collect();
+        for key in touched {
             let tail = self.follow.tails.get(&key);
             let held = tail.and_then(|tail| Some((tail, tail.handle.as_ref()?)));
             let Some((tail, held)) = held else {
@@ -509,6 +508,7 @@ impl<D: Disk> FileSource<D> {
                          turn sync_source off",
                         path.display()
                     );
+                    self.follow.avoid(key, self.polled_at, &what);
                     return Err(Error::Restart { what });
                 }
                 self.follow.notices.trouble(path, Trouble::Unsynced, || {
@@ -519,7 +519,7 @@ impl<D: Disk> FileSource<D> {
                 });
             }
             let same = held.file.stat().and_then(|stat| {
-                Ok(compare(&held.file, &stat, &tail.position, self.follow.boot())?)
+                compare(&held.file, &stat, &tail.position, self.follow.boot())
             });
             match same {
                 Ok(Agreement::Same) => {}

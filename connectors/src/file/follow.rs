@@ -24,7 +24,7 @@ use std::time::Duration;
 use thalweg_core::disk::{Disk, DiskFile, Open, Stat};
 
 use super::config::FileSourceConfig;
-use super::copies::{Likeness, Means, Twinship, Undecided, Verdict, candidates, judge, look_again};
+use super::copies::{Means, Twinship, Undecided, Verdict, candidates, judge, look_again};
 use super::discover::{Finder, Found, Listing, is_absent};
 use super::identity::{FileId, HEAD, Key, Prefix, read_up_to};
 use super::notice::{NoticeLevel, Notices, Trouble};
@@ -39,6 +39,8 @@ use crate::source::{Positions, Split};
 const COMPARE_BUDGET: u64 = 64 << 20;
 /// How long after its last growth a file is asked for more between scans.
 const HOT: Duration = Duration::from_secs(10);
+/// How long a file whose bytes could not be made durable is left alone.
+const AVOIDED: Duration = Duration::from_secs(10);
 /// A position is retired after so many full scans in a row without its file: one may have listed a
 /// folder in the very moment of a rename.
 const MISSED_MAX: u32 = 2;
@@ -67,6 +69,8 @@ pub(crate) struct Follow<D: Disk> {
     pub(crate) undecided: BTreeMap<FileId, Undecided<D::File>>,
     /// Files under a name that leads into an excluded folder.
     ignored: BTreeSet<FileId>,
+    /// Files that are left alone, and until when.
+    avoided: BTreeMap<FileId, i64>,
     held: HeldCount,
     /// Open files of before the last restart that have no position.
     kept: BTreeMap<FileId, (PathBuf, Held<D::File>)>,
@@ -108,6 +112,7 @@ impl<D: Disk> Follow<D> {
             tails: BTreeMap::new(),
             undecided: BTreeMap::new(),
             ignored: BTreeSet::new(),
+            avoided: BTreeMap::new(),
             held: HeldCount::default(),
             kept: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -165,6 +170,7 @@ impl<D: Disk> Follow<D> {
     pub(crate) fn scan(&mut self, now: i64, scratch: &mut [u8]) {
         self.rescan = false;
         self.busy.clear();
+        self.avoided.retain(|_, until| now < *until);
         let mut listing = self.finder.scan(&self.disk);
         self.notices.scanned(std::mem::take(&mut listing.faults), |path| {
             listing.files.binary_search_by(|found| found.path.as_path().cmp(path)).is_ok()
@@ -209,6 +215,7 @@ impl<D: Disk> Follow<D> {
         if let Some(tail) = self.tails.get_mut(&key)
             && !tail.queued
             && tail.is_wanted()
+            && !self.avoided.contains_key(&key.file)
         {
             tail.queued = true;
             self.queue.push_back(key);
@@ -278,8 +285,9 @@ impl<D: Disk> Follow<D> {
         tail.looked = Some(tail.seen);
         tail.backlog = None;
         tail.ahead = Default::default();
-        if tail.at.is_some() {
-            // Without a name it could not be opened again.
+        if tail.at.is_some() && !self.touched.contains(&key) {
+            // Without a name it could not be opened again, and what was read must be looked at
+            // again before it is committed.
             tail.handle = None;
         }
         let path = tail.at.clone().unwrap_or(path_of(&tail.position.origin.path).to_owned());
@@ -287,6 +295,15 @@ impl<D: Disk> Follow<D> {
         refused(&mut self.notices, &self.config, &path, error, || {
             format!("cannot be {what} at byte {offset}: {error}; it is tried again at each scan")
         });
+    }
+
+    /// Leaves a file alone for a while, also over the restart that comes next: the others go on.
+    pub(crate) fn avoid(&mut self, key: Key, now: i64, what: &str) {
+        self.avoided.insert(key.file, now.saturating_add(ms(AVOIDED)));
+        if let Some(tail) = self.tails.get(&key) {
+            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
+            self.notices.trouble(path, Trouble::Unreadable, || what.to_owned());
+        }
     }
 
     /// Does what follows from a comparison of the file `stat` speaks of with its position.
