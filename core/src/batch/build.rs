@@ -1,0 +1,283 @@
+//! F1 · Writing batches.
+//!
+//! Always true here: a record is copied once, into its place in the batch (and once more, packed, when
+//! the batch is compressed); a batch costs two allocations at most, its buffer and the count of who
+//! holds it, and no buffer when the batches before have been let go of. Nothing is lost by an error:
+//! what was pushed before stays pushed.
+//!
+//! ```text
+//!   push  -> [ 61 bytes free | record | record |            ]   buffer, reserved at the first push
+//!   finish-> [ header        | record | record ] frozen     the rest of the buffer stays here
+//! ```
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+
+use super::header::seal;
+use super::{Attributes, BatchError, BatchHeader, HEADER_LEN, LENGTH_END};
+use crate::compress::{Codec, Compressor};
+use crate::config::Compression;
+use crate::error::Result;
+use crate::ids::{ProducerIdentity, Timestamp};
+use crate::record::Record;
+use crate::varint::{
+    VARINT_LEN_MAX, VARLONG_LEN_MAX, unsigned_len, varint_len, varlong_len, write_unsigned,
+    zigzag32, zigzag64,
+};
+
+/// What a record takes at most beside its key, value and headers: attributes, time, and five lengths
+/// (its own, the offset, the key's, the value's, the headers' number).
+const RECORD_OVERHEAD_MAX: usize = 1 + VARLONG_LEN_MAX + 5 * VARINT_LEN_MAX;
+
+/// The largest batch there is: its length must fit 32 bits.
+const BATCH_LEN_MAX: usize = i32::MAX as usize;
+
+/// The most bytes that a record of these parts adds to a batch before compression.
+pub fn size_of_record(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[(&[u8], Option<&[u8]>)],
+) -> usize {
+    let parts = nullable_len(key) + nullable_len(value);
+    RECORD_OVERHEAD_MAX + parts + headers_len(headers.iter().copied())
+}
+
+/// Collects records and makes batches of them, one after the other.
+pub struct BatchBuilder {
+    codec: Codec,
+    compressor: Compressor,
+    capacity: usize,
+    buffer: BytesMut,
+    count: i32,
+    base_timestamp: Timestamp,
+    max_timestamp: Timestamp,
+}
+
+impl BatchBuilder {
+    /// A builder of batches of about `capacity` bytes: as much is reserved at the first push of each,
+    /// and grows where needed. A codec whose feature is not enabled fails in
+    /// [`BatchBuilder::finish`].
+    pub fn new(compression: Compression, capacity: usize) -> Self {
+        Self {
+            codec: compression.into(),
+            compressor: Compressor::new(compression),
+            capacity: capacity.max(HEADER_LEN),
+            buffer: BytesMut::new(),
+            count: 0,
+            base_timestamp: -1,
+            max_timestamp: -1,
+        }
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// [`BatchError::TooLarge`] when the batch would exceed 2 GiB: the record was not added.
+    #[inline]
+    pub fn push(
+        &mut self,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&[u8], Option<&[u8]>)],
+    ) -> Result<(), BatchError> {
+        self.push_parts(timestamp, key, value, headers.iter().copied())
+    }
+
+    /// Adds an owned record; `now` is its time when it has none.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::push`].
+    pub fn push_record(&mut self, now: Timestamp, record: &Record) -> Result<(), BatchError> {
+        let headers = record.headers.iter().map(|h| (h.key.as_bytes(), h.value.as_deref()));
+        let timestamp = record.timestamp.unwrap_or(now);
+        self.push_parts(timestamp, record.key.as_deref(), record.value.as_deref(), headers)
+    }
+
+    #[inline]
+    fn push_parts<'h>(
+        &mut self,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)> + Clone,
+    ) -> Result<(), BatchError> {
+        let (key_len, value_len) = (nullable_len(key), nullable_len(value));
+        let headers_len = if headers.len() == 0 { 0 } else { headers_len(headers.clone()) };
+        // Checked on the sum of the parts before any length is narrowed to 32 bits. Sums of lengths of
+        // slices that are all in memory do not overflow.
+        let parts = key_len + value_len + headers_len;
+        let size = self.bytes() + parts + RECORD_OVERHEAD_MAX;
+        if size > BATCH_LEN_MAX {
+            return Err(BatchError::TooLarge { size, limit: BATCH_LEN_MAX });
+        }
+        if self.count == 0 {
+            self.begin(timestamp);
+        }
+        let timestamp_delta = timestamp.wrapping_sub(self.base_timestamp);
+        let header_count = headers.len() as i32;
+        let length = 1
+            + varlong_len(timestamp_delta)
+            + varint_len(self.count)
+            + varint_len(length_field(key))
+            + key_len
+            + varint_len(length_field(value))
+            + value_len
+            + varint_len(header_count)
+            + headers_len;
+
+        // Room for the record is made once, and filled by copies into slices of known length.
+        let start = self.buffer.len();
+        let field = varint_len(length as i32);
+        self.buffer.resize(start + field + length, 0);
+        let mut out = Cursor { bytes: &mut self.buffer[start..], at: 0 };
+        out.varint(length as i32);
+        // The record's attributes, 0.
+        out.at += 1;
+        out.unsigned(zigzag64(timestamp_delta));
+        out.varint(self.count);
+        out.nullable(key);
+        out.nullable(value);
+        out.varint(header_count);
+        for (key, value) in headers {
+            out.nullable(Some(key));
+            out.nullable(value);
+        }
+        debug_assert_eq!(out.at, out.bytes.len());
+        self.count += 1;
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        Ok(())
+    }
+
+    #[cold]
+    fn begin(&mut self, timestamp: Timestamp) {
+        self.base_timestamp = timestamp;
+        self.max_timestamp = timestamp;
+        // Takes back the memory of the batch before when nobody holds it any more.
+        self.buffer.reserve(self.capacity);
+        self.buffer.extend_from_slice(&[0; HEADER_LEN]);
+    }
+
+    /// How many records were pushed since the last batch.
+    pub fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether no record was.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The bytes of the batch so far, header included, before compression.
+    pub fn bytes(&self) -> usize {
+        self.buffer.len().max(HEADER_LEN)
+    }
+
+    /// Makes a batch of what was pushed and begins anew. `base_sequence` is -1 for a producer without
+    /// an id. Base offset 0 and leader epoch -1 wait for [`super::stamp`].
+    ///
+    /// # Errors
+    /// `Invalid` when nothing was pushed, or the codec is missing or fails; nothing is lost then.
+    pub fn finish(
+        &mut self,
+        producer: ProducerIdentity,
+        base_sequence: i32,
+        transactional: bool,
+    ) -> Result<Bytes> {
+        if self.count == 0 {
+            return Err(BatchError::Count { stored: 0, what: "a batch has at least one" }.into());
+        }
+        self.codec.check_supported().map_err(BatchError::from)?;
+        let mut batch = if self.codec == Codec::None {
+            self.buffer.split()
+        } else {
+            let packed =
+                self.compressor.compress(&self.buffer[HEADER_LEN..]).map_err(BatchError::from)?;
+            let mut batch = BytesMut::with_capacity(HEADER_LEN + packed.len());
+            batch.extend_from_slice(&[0; HEADER_LEN]);
+            batch.extend_from_slice(packed);
+            self.buffer.clear();
+            batch
+        };
+        let header = BatchHeader {
+            base_offset: 0,
+            length: (batch.len() - LENGTH_END) as i32,
+            leader_epoch: -1,
+            crc: 0,
+            attributes: Attributes::of(self.codec, transactional),
+            last_offset_delta: self.count - 1,
+            base_timestamp: self.base_timestamp,
+            max_timestamp: self.max_timestamp,
+            producer,
+            base_sequence,
+            record_count: self.count,
+        };
+        header
+            .write(batch.first_chunk_mut().expect("room for the header comes before the records"));
+        seal(&mut batch);
+        self.count = 0;
+        Ok(batch.freeze())
+    }
+}
+
+impl fmt::Debug for BatchBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchBuilder")
+            .field("codec", &self.codec)
+            .field("count", &self.count)
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The length field of a part; -1 is null.
+#[inline]
+fn length_field(part: Option<&[u8]>) -> i32 {
+    part.map_or(-1, |part| part.len() as i32)
+}
+
+#[inline]
+fn nullable_len(part: Option<&[u8]>) -> usize {
+    part.map_or(0, <[u8]>::len)
+}
+
+/// The bytes of headers, without their count.
+fn headers_len<'h>(headers: impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)>) -> usize {
+    let one = |(key, value): (&[u8], Option<&[u8]>)| {
+        let value_field = u64::from(zigzag32(length_field(value)));
+        unsigned_len(key.len() as u64 * 2)
+            + key.len()
+            + unsigned_len(value_field)
+            + nullable_len(value)
+    };
+    headers.map(one).sum()
+}
+
+/// Fills the place of one record, from its front; its length was computed before.
+struct Cursor<'b> {
+    bytes: &'b mut [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    #[inline]
+    fn unsigned(&mut self, value: u64) {
+        self.at += write_unsigned(&mut self.bytes[self.at..], value);
+    }
+
+    #[inline]
+    fn varint(&mut self, value: i32) {
+        self.unsigned(u64::from(zigzag32(value)));
+    }
+
+    /// A part with its length before it.
+    #[inline]
+    fn nullable(&mut self, part: Option<&[u8]>) {
+        self.varint(length_field(part));
+        if let Some(part) = part {
+            self.bytes[self.at..self.at + part.len()].copy_from_slice(part);
+            self.at += part.len();
+        }
+    }
+}

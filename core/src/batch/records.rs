@@ -1,0 +1,186 @@
+//! F1 · Reading the records section.
+//!
+//! ```text
+//!  length            varint    bytes after this field
+//!  attributes        int8      0
+//!  timestampDelta    varlong   to baseTimestamp
+//!  offsetDelta       varint    to baseOffset
+//!  keyLength         varint    -1 null     key
+//!  valueLength       varint    -1 null     value
+//!  headerCount       varint    then, each: key length, key, value length or -1, value
+//! ```
+//!
+//! Always true here: offsets rise from record to record and stay within the batch; a record that was
+//! given out is whole, headers included; after an error nothing more is given out. Gaps between
+//! offsets are legal: compaction leaves them.
+
+use std::fmt;
+use std::iter::FusedIterator;
+
+use super::{BatchError, BatchHeader};
+use crate::compress::{Codec, DECOMPRESSED_MAX, Decompressor};
+use crate::ids::{Offset, Timestamp};
+use crate::record::{Headers, RecordRef, read_nullable};
+use crate::varint::{read_varint, read_varlong};
+
+/// The bytes of a record that has nothing in it.
+const RECORD_LEN_MIN: usize = 7;
+
+/// Where compressed batches are decompressed to. Reused from batch to batch, it stops allocating; it
+/// keeps the memory of the largest section it has seen.
+pub struct Scratch {
+    limit: usize,
+    section: Vec<u8>,
+    decompressor: Decompressor,
+}
+
+impl Scratch {
+    /// A scratch that refuses sections of more than `limit` bytes; see
+    /// [`crate::compress::decompressed_max`].
+    pub fn with_limit(limit: usize) -> Self {
+        Self { limit, section: Vec::new(), decompressor: Decompressor::default() }
+    }
+
+    /// The plain form of a section.
+    pub(super) fn open<'s>(
+        &'s mut self,
+        codec: Codec,
+        section: &'s [u8],
+    ) -> Result<&'s [u8], BatchError> {
+        if codec == Codec::None {
+            return Ok(section);
+        }
+        self.decompressor.decompress(codec, section, self.limit, &mut self.section)?;
+        Ok(&self.section)
+    }
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch")
+            .field("limit", &self.limit)
+            .field("capacity", &self.section.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Scratch {
+    /// A scratch with the limit [`DECOMPRESSED_MAX`].
+    fn default() -> Self {
+        Self::with_limit(DECOMPRESSED_MAX)
+    }
+}
+
+/// The records of a batch, one by one. Ends after the first error; `None` without one means that the
+/// batch was read to its end and held what its header says.
+#[derive(Clone, Debug)]
+pub struct Records<'s> {
+    rest: &'s [u8],
+    from: Offset,
+    base_offset: Offset,
+    base_timestamp: Timestamp,
+    append_time: Option<Timestamp>,
+    count: i32,
+    read: i32,
+    last_offset_delta: i32,
+    previous_delta: i32,
+}
+
+impl<'s> Records<'s> {
+    pub(super) fn new(header: &BatchHeader, section: &'s [u8]) -> Result<Self, BatchError> {
+        let count = header.record_count;
+        if section.len() / RECORD_LEN_MIN < count as usize {
+            return Err(BatchError::Count { stored: count, what: "too few bytes for them follow" });
+        }
+        Ok(Self {
+            rest: section,
+            from: Offset::MIN,
+            base_offset: header.base_offset,
+            base_timestamp: header.base_timestamp,
+            append_time: header.attributes.log_append_time().then_some(header.max_timestamp),
+            count,
+            read: 0,
+            last_offset_delta: header.last_offset_delta,
+            previous_delta: -1,
+        })
+    }
+
+    /// Leaves out the records before `offset`: a fetch gives whole batches, which may begin earlier
+    /// than what was asked for.
+    #[must_use]
+    pub fn starting_at(mut self, offset: Offset) -> Self {
+        self.from = offset;
+        self
+    }
+
+    #[inline]
+    fn read_one(&mut self) -> Result<RecordRef<'s>, &'static str> {
+        let (length, rest) = read_varint(self.rest).ok_or("its length cannot be read")?;
+        let length = usize::try_from(length).map_err(|_| "its length is negative")?;
+        let (body, rest) =
+            rest.split_at_checked(length).ok_or("it is longer than what is left of the batch")?;
+        let (_attributes, body) = body.split_first().ok_or("it is empty")?;
+        let (timestamp_delta, body) = read_varlong(body).ok_or("its time cannot be read")?;
+        let (offset_delta, body) = read_varint(body).ok_or("its offset cannot be read")?;
+        let (key, body) = read_nullable(body).ok_or("its key is longer than the record")?;
+        let (value, body) = read_nullable(body).ok_or("its value is longer than the record")?;
+        let (count, body) = read_varint(body).ok_or("its header count cannot be read")?;
+        let count = u32::try_from(count).map_err(|_| "its header count is negative")?;
+        let (headers, body) =
+            Headers::read(count, body).ok_or("its headers are longer than the record")?;
+        if !body.is_empty() {
+            return Err("it is longer than what it holds");
+        }
+        if offset_delta <= self.previous_delta || offset_delta > self.last_offset_delta {
+            return Err("its offset is not between the one before and the batch's last");
+        }
+        self.previous_delta = offset_delta;
+        self.rest = rest;
+        Ok(RecordRef {
+            offset: self.base_offset.saturating_add(i64::from(offset_delta)),
+            // Wrapping undoes what the writer's wrapping subtraction did, whatever the times were.
+            timestamp: self
+                .append_time
+                .unwrap_or_else(|| self.base_timestamp.wrapping_add(timestamp_delta)),
+            key,
+            value,
+            headers,
+        })
+    }
+
+    fn fail<T>(&mut self, error: BatchError) -> Option<Result<T, BatchError>> {
+        self.read = self.count;
+        self.rest = &[];
+        Some(Err(error))
+    }
+}
+
+impl<'s> Iterator for Records<'s> {
+    type Item = Result<RecordRef<'s>, BatchError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.read < self.count {
+            match self.read_one() {
+                Ok(record) => {
+                    self.read += 1;
+                    if record.offset >= self.from {
+                        return Some(Ok(record));
+                    }
+                }
+                Err(what) => return self.fail(BatchError::Record { index: self.read, what }),
+            }
+        }
+        if self.rest.is_empty() {
+            return None;
+        }
+        self.fail(BatchError::Count { stored: self.count, what: "more bytes follow them" })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // One more than the records: bytes may follow them.
+        (0, Some((self.count - self.read) as usize + 1))
+    }
+}
+
+impl FusedIterator for Records<'_> {}
