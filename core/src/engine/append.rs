@@ -48,7 +48,12 @@ impl<D: Disk> Inner<D> {
                 self.join_transaction(id, header.producer, std::slice::from_ref(at)).await?;
             }
         }
-        let stored = self.write(&handle, &header, bytes, Origin::Client)?;
+        let stored = self.write(&handle, &header, bytes, Origin::Client);
+        if matches!(stored, Err(Error::Full { .. })) {
+            // What is left is for coordinators: the space is looked at before every batch from now on.
+            self.no_space.store(true, Ordering::Relaxed);
+        }
+        let stored = stored?;
         if ack == Ack::Level && handle.view.level == Level::Disk {
             self.wait_durable(&[(handle, stored.next_offset)]).await?;
         }
@@ -67,7 +72,7 @@ impl<D: Disk> Inner<D> {
         let stored = partition.append(header, bytes, origin);
         let rolled = partition.has_sealed();
         drop(partition);
-        let stored = self.watch(stored)?;
+        let stored = self.watch_at(handle, stored)?;
         if handle.view.level == Level::Os {
             handle.changed.notify_waiters();
         }
@@ -102,7 +107,10 @@ impl<D: Disk> Inner<D> {
         }
         let bytes = builder.finish(producer, -1, producer.id >= 0).map_err(Error::from)?;
         let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
-        Ok(self.write(handle, &header, &bytes, Origin::Coordinator)?.next_offset)
+        // Inside a transaction the producer is checked as any other: it may have been fenced, and its
+        // marker written, since the partition joined. Records behind it would stay open for ever.
+        let origin = if producer.id >= 0 { Origin::Client } else { Origin::Coordinator };
+        Ok(self.write(handle, &header, &bytes, origin)?.next_offset)
     }
 
     /// Refuses data when the file system is nearly full, and takes it again when it is not.

@@ -41,7 +41,7 @@ use crate::coordinator::{CoordinatorRecord, Malformed};
 use crate::disk::{Disk, LockKind, read_file, replace_file};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition};
-use crate::log::{Buffers, PartitionLog, Recovered, create_folder, topic_id_of};
+use crate::log::{Buffers, METADATA_FILE, PartitionLog, Recovered, create_folder, topic_id_of};
 use crate::partition::Partition;
 use crate::request::{NewTopic, TopicInfo, TransactionEnd};
 
@@ -50,6 +50,7 @@ pub(super) const LOG_DIR: &str = "log";
 /// The folder for the state of the layers above, inside the data folder.
 pub const STATE_DIR: &str = "state";
 const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "format";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 
 /// The locks of an open folder.
@@ -96,11 +97,13 @@ impl<D: Disk> Engine<D> {
     ) -> Result<Self> {
         let dir = dir.into();
         let log_dir = dir.join(LOG_DIR);
-        make_dir(&disk, &dir)?;
+        make_data_dir(&disk, &dir)?;
         let folder = lock(&disk, &dir, &dir.join("lock"), LockKind::Flock)?;
         check_format(&disk, &dir)?;
         make_dir(&disk, &log_dir)?;
         make_dir(&disk, &dir.join(STATE_DIR))?;
+        // Whoever wrote these names may have been killed before syncing them.
+        disk.sync_dir(&dir).map_err(|e| Error::io("sync", &dir, e))?;
         let log = lock(&disk, &log_dir, &log_dir.join(".lock"), LockKind::WithRecordLock)?;
         let locks = Locks { _folder: folder, _log: log };
 
@@ -142,24 +145,44 @@ fn keep_ticking<D: Disk>(inner: &Arc<Inner<D>>) {
     inner.runtime.run_later(inner.config.hint_interval, again(Arc::downgrade(inner)));
 }
 
-/// Makes a folder with its parents; every new name is durable when this returns.
-fn make_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    if disk.stat(dir).is_ok() {
+/// Makes the data folder with its parents, and every name on the way to it durable: also of folders
+/// that are there already, because whoever made them may have been killed before syncing them. Not
+/// again once there is a `format`, which is written after this.
+fn make_data_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
+    if is_there(disk, &dir.join(FORMAT_FILE))? {
         return Ok(());
     }
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if disk.stat(parent).is_err() {
-        make_dir(disk, parent)?;
+    let way: Vec<&Path> = dir.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+    for folder in way.into_iter().rev() {
+        make_dir(disk, folder)?;
+        let Some(parent) = folder.parent() else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // Not ours, so neither is the name in it.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.map_err(|e| Error::io("sync", parent, e))?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder that may be there already; its name is not durable yet.
+fn make_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
+    if is_there(disk, dir)? {
+        return Ok(());
     }
     match disk.create_dir(dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(Error::io("create", dir, e)),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", dir, e)),
+        _ => Ok(()),
     }
-    disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))
+}
+
+fn is_there<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
+    match disk.stat(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
 }
 
 fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D::Lock> {
@@ -177,7 +200,7 @@ fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D:
 }
 
 fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    let path = dir.join("format");
+    let path = dir.join(FORMAT_FILE);
     match read_file(disk, &path, 64) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
@@ -246,6 +269,10 @@ impl<D: Disk> Opener<D> {
             metadata.replay(record.key.unwrap_or_default(), record.value)
         })?;
 
+        if metadata.log_id().is_none() {
+            self.refuse_without_metadata()?;
+        }
+
         let mut damaged = BTreeMap::new();
         let known: Vec<TopicInfo> = metadata.topics().cloned().collect();
         let logs = self.open_logs(&known, &mut damaged)?;
@@ -292,7 +319,7 @@ impl<D: Disk> Opener<D> {
         let partitions = self.lead(&metadata, logs, &damaged, epoch, &metadata_handle)?;
         let groups = self.load_groups(&metadata, &partitions)?;
         let transactions = self.load_transactions(&metadata, &partitions)?;
-        self.report.damaged = damaged.iter().map(|(at, why)| (at.clone(), why.clone())).collect();
+        self.report.damaged = damaged.iter().map(|(at, e)| (at.clone(), e.to_string())).collect();
         self.report.strangers = self.strangers(&metadata)?;
         Ok(Inner {
             disk: self.disk.clone(),
@@ -322,10 +349,7 @@ impl<D: Disk> Opener<D> {
     fn open_metadata(&mut self) -> Result<(PartitionLog<D>, TopicInfo)> {
         let at = TopicPartition::new(METADATA_TOPIC, 0);
         let dir = self.log_dir.join(at.folder());
-        let found = match self.disk.stat(&dir) {
-            Ok(_) => topic_id_of(&self.disk, &dir)?,
-            Err(_) => None,
-        };
+        let found = if is_there(&self.disk, &dir)? { topic_id_of(&self.disk, &dir)? } else { None };
         let id = found.unwrap_or_else(|| self.entropy.uuid());
         create_folder(&self.disk, &dir, id)?;
         self.disk.sync_dir(&self.log_dir).map_err(|e| Error::io("sync", &self.log_dir, e))?;
@@ -342,9 +366,29 @@ impl<D: Disk> Opener<D> {
         Ok((log, info))
     }
 
+    /// A new folder has no topics: one that has folders of topics has lost the metadata that they
+    /// follow from, and must not begin again as if it were empty.
+    fn refuse_without_metadata(&self) -> Result<()> {
+        let ours = format!("{METADATA_TOPIC}-0");
+        let entries =
+            self.disk.list(&self.log_dir).map_err(|e| Error::io("list", &self.log_dir, e))?;
+        for entry in entries.iter().filter(|e| e.is_dir && e.name.to_str() != Some(&ours)) {
+            let path = self.log_dir.join(&entry.name).join(METADATA_FILE);
+            if self.disk.stat(&path).is_ok() {
+                return Err(Error::damaged(&self.log_dir.join(&ours), 0, format!(
+                    "the folder is missing or empty, and {} belongs to a topic: restore it from a copy",
+                    self.log_dir.join(&entry.name).display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn note(&mut self, recovered: &Recovered) {
         self.report.scanned_bytes += recovered.scanned_bytes;
         self.report.cut_bytes += recovered.cut_bytes;
+        // A stop that left a torn tail was not a clean one, whatever its marker says.
+        self.report.clean &= recovered.cut_bytes == 0 && recovered.removed_segments == 0;
     }
 
     /// Recovers every partition there is a folder for. A damaged one is set aside; one that a
@@ -352,16 +396,17 @@ impl<D: Disk> Opener<D> {
     fn open_logs(
         &mut self,
         topics: &[TopicInfo],
-        damaged: &mut BTreeMap<TopicPartition, String>,
+        damaged: &mut BTreeMap<TopicPartition, Error>,
     ) -> Result<Logs<D>> {
         let mut logs = Logs::new();
         for info in topics {
-            // A crash may have come between the record of a topic and its folders.
-            make_folders(&self.disk, &self.log_dir, info)?;
             for number in 0..info.partitions {
                 let at = TopicPartition::new(Arc::clone(&info.name), number);
                 let opening = opening(&self.log_dir, info, at.clone(), self.report.clean);
-                match PartitionLog::open(&self.disk, &opening) {
+                // A crash may have come between the record of a topic and its folders.
+                let opened = create_folder(&self.disk, &opening.dir, info.id)
+                    .and_then(|()| PartitionLog::open(&self.disk, &opening));
+                match opened {
                     Ok((log, recovered)) => {
                         self.note(&recovered);
                         self.known_durable.insert(at.clone(), recovered.known_durable);
@@ -369,12 +414,14 @@ impl<D: Disk> Opener<D> {
                     }
                     Err(e @ Error::Damaged { .. }) if !info.name.starts_with("__") => {
                         tracing::error!(partition = %at, error = %e, "damaged: set aside, the others go on");
-                        damaged.insert(at, e.to_string());
+                        damaged.insert(at, e);
                     }
                     Err(e) => return Err(e),
                 }
             }
         }
+        // Folders that were made just now: durable before anything in them is acknowledged.
+        self.disk.sync_dir(&self.log_dir).map_err(|e| Error::io("sync", &self.log_dir, e))?;
         Ok(logs)
     }
 
@@ -383,7 +430,7 @@ impl<D: Disk> Opener<D> {
         &mut self,
         metadata: &Metadata,
         logs: Logs<D>,
-        damaged: &BTreeMap<TopicPartition, String>,
+        damaged: &BTreeMap<TopicPartition, Error>,
         epoch: LeaderEpoch,
         metadata_handle: &Arc<PartitionHandle<D>>,
     ) -> Result<Partitions<D>> {
@@ -469,7 +516,7 @@ impl<D: Disk> Opener<D> {
             for one in undecided {
                 let id = match one {
                     Undecided::Ongoing(id) => {
-                        inner.abort_ongoing(shard, &id).await?;
+                        inner.abort_if(shard, &id, |_| true).await?;
                         self.report.aborted += 1;
                         id
                     }
