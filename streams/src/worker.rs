@@ -267,11 +267,11 @@ impl Worker {
             if let Some(e) = failed {
                 return Err(thalweg_core::Error::from(e).into());
             }
-            running.ready.leader_epoch = batch.header.leader_epoch;
             self.producer.flush_full().await?;
         }
         let running = &mut self.tasks[index];
         running.ready.next_offset = fetched.next_offset;
+        running.ready.leader_epoch = fetched.leader_epoch;
         running.ready.task.set_at_end(0, stands);
         Ok(any)
     }
