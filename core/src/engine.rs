@@ -240,7 +240,9 @@ impl<D: Disk> Inner<D> {
         loop {
             let handles: Vec<_> = self.partitions.load().values().cloned().collect();
             let before = closed.len();
-            for handle in handles.into_iter().filter(|h| closed.insert((h.at.clone(), h.view.topic_id))) {
+            for handle in
+                handles.into_iter().filter(|h| closed.insert((h.at.clone(), h.view.topic_id)))
+            {
                 let done = handle.lock().close();
                 if let Err(e) = done
                     && !handle.is_gone()

@@ -278,7 +278,12 @@ impl<D: Disk> PartitionLog<D> {
     }
 
     /// Rolls if it must, stamps, writes, indexes and publishes.
-    fn write(&mut self, header: &BatchHeader, bytes: &[u8], epoch: LeaderEpoch) -> Result<BatchHeader> {
+    fn write(
+        &mut self,
+        header: &BatchHeader,
+        bytes: &[u8],
+        epoch: LeaderEpoch,
+    ) -> Result<BatchHeader> {
         self.roll_if_needed(header, bytes.len())?;
         let base_offset = self.end();
         let mut stamped = [0; HEADER_LEN];
@@ -300,7 +305,8 @@ impl<D: Disk> PartitionLog<D> {
     fn roll_if_needed(&mut self, header: &BatchHeader, len: usize) -> Result<()> {
         let end = self.end();
         let full = self.active.size() + len as u64 > u64::from(self.config.segment_bytes);
-        let far = end + i64::from(header.last_offset_delta) - self.active.base > i64::from(i32::MAX);
+        let far =
+            end + i64::from(header.last_offset_delta) - self.active.base > i64::from(i32::MAX);
         if self.active.size() > 0 && (full || far) { self.roll(end) } else { Ok(()) }
     }
 
@@ -523,7 +529,11 @@ impl<D: Disk> LogView<D> {
 ///
 /// # Errors
 /// `Damaged` when a folder of that name belongs to another topic id.
-pub(crate) fn create_folder<D: Disk>(disk: &D, dir: &Path, topic_id: crate::ids::Uuid) -> Result<()> {
+pub(crate) fn create_folder<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    topic_id: crate::ids::Uuid,
+) -> Result<()> {
     match disk.create_dir(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -540,7 +550,8 @@ pub(crate) fn create_folder<D: Disk>(disk: &D, dir: &Path, topic_id: crate::ids:
     // The id is durable before the first segment is made: records without it are not ours to take.
     let entries = disk.list(dir).map_err(|e| Error::io("list", dir, e))?;
     if entries.iter().any(|e| e.name.as_encoded_bytes().ends_with(b".log")) {
-        let what = "the file is missing and the folder holds records: restore it, or move the folder away";
+        let what =
+            "the file is missing and the folder holds records: restore it, or move the folder away";
         return Err(Error::damaged(&path, 0, what));
     }
     let text = format!("version: 0\ntopic_id: {topic_id}");

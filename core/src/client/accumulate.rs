@@ -110,10 +110,8 @@ impl Accumulator {
         }
         let records = open.builder.count();
         let sequence = if producer.id < 0 { -1 } else { open.sequence };
-        let bytes = open
-            .builder
-            .finish(producer, sequence, self.transactional)
-            .map_err(Error::from)?;
+        let bytes =
+            open.builder.finish(producer, sequence, self.transactional).map_err(Error::from)?;
         open.sequence = ((i64::from(open.sequence) + records as i64) % (1 << 31)) as i32;
         self.ready_bytes += bytes.len();
         self.ready.push_back(Ready { slot, bytes });
@@ -155,7 +153,12 @@ impl Accumulator {
     /// Bytes not appended yet.
     pub(crate) fn buffered_bytes(&self) -> usize {
         self.ready_bytes
-            + self.slots.iter().filter(|o| !o.builder.is_empty()).map(|o| o.builder.bytes()).sum::<usize>()
+            + self
+                .slots
+                .iter()
+                .filter(|o| !o.builder.is_empty())
+                .map(|o| o.builder.bytes())
+                .sum::<usize>()
     }
 
     /// Forgets what was not appended, and begins all sequences anew: a new epoch follows.

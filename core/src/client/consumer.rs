@@ -116,7 +116,9 @@ impl Consumer {
     /// `Invalid` without a group, `Unknown` for a topic that does not exist.
     pub async fn subscribe(&mut self, topics: &[&str]) -> Result<()> {
         let Some(group) = self.config.group.clone() else {
-            return Err(Error::invalid("subscribe needs a group: set ConsumerConfig::group, or use assign"));
+            return Err(Error::invalid(
+                "subscribe needs a group: set ConsumerConfig::group, or use assign",
+            ));
         };
         let mut all = Vec::new();
         for topic in topics {
@@ -225,7 +227,8 @@ impl Consumer {
         let bytes = &fetched.batches;
         let mut reached = position.offset;
         let damaged = |offset: Offset, e: BatchError| {
-            let what = format!("the batch at or after offset {offset}: {e}; restore its file from a copy");
+            let what =
+                format!("the batch at or after offset {offset}: {e}; restore its file from a copy");
             Error::damaged(fetched.at.folder().as_ref(), 0, what)
         };
         for batch in Visible::new(bytes, &fetched.aborted, position.offset) {

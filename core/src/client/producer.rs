@@ -424,10 +424,16 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let left = self.state.get_mut();
-        let records: usize = (0..left.open.len()).map(|s| left.accumulator.open_records(Slot(s))).sum();
+        let records: usize =
+            (0..left.open.len()).map(|s| left.accumulator.open_records(Slot(s))).sum();
         if records > 0 || left.accumulator.has_ready() {
-            tracing::warn!(records, "a producer was dropped with records that were not sent: call flush first");
-            let gone = Arc::new(Error::Stopped { why: "the producer was dropped before it sent this".to_owned() });
+            tracing::warn!(
+                records,
+                "a producer was dropped with records that were not sent: call flush first"
+            );
+            let gone = Arc::new(Error::Stopped {
+                why: "the producer was dropped before it sent this".to_owned(),
+            });
             for receipt in left.open.iter().chain(&left.ready) {
                 receipt.answer(Err(Arc::clone(&gone)));
             }

@@ -99,7 +99,9 @@ impl TransactionalProducer {
     /// `Invalid` for an empty id or a timeout beyond the log's limit; `Stopped`.
     pub async fn open(log: Arc<dyn Log>, id: &str, config: ProducerConfig) -> Result<Self> {
         if id.is_empty() {
-            return Err(Error::invalid("an empty transactional id: give a name that is unique to this task"));
+            return Err(Error::invalid(
+                "an empty transactional id: give a name that is unique to this task",
+            ));
         }
         let identity = log.init_producer(Some(id), config.transaction_timeout).await?;
         let accumulator = Accumulator::new(config.batch_bytes, config.compression, true);
@@ -246,7 +248,11 @@ impl TransactionalProducer {
     ///
     /// # Errors
     /// `Fenced` when the member's generation is over.
-    pub async fn send_offsets(&mut self, member: &Membership, offsets: &[OffsetCommit]) -> Result<()> {
+    pub async fn send_offsets(
+        &mut self,
+        member: &Membership,
+        offsets: &[OffsetCommit],
+    ) -> Result<()> {
         self.check_open()?;
         self.touched = true;
         let sent = self.log.commit_offsets_in(&self.id, self.identity, member, offsets).await;

@@ -100,10 +100,13 @@ impl<D: Disk> Inner<D> {
             return Ok(handle.view.log.end());
         }
         let now = self.clock.now();
-        let size = records.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, |v| v.len()) + 32);
+        let size =
+            records.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, |v| v.len()) + 32);
         let mut builder = BatchBuilder::new(Compression::None, 128 + size.sum::<usize>());
         for record in records {
-            builder.push(now, Some(&record.key), record.value.as_deref(), &[]).map_err(Error::from)?;
+            builder
+                .push(now, Some(&record.key), record.value.as_deref(), &[])
+                .map_err(Error::from)?;
         }
         let bytes = builder.finish(producer, -1, producer.id >= 0).map_err(Error::from)?;
         let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
@@ -122,7 +125,8 @@ impl<D: Disk> Inner<D> {
         }
         self.since_space_check.store(0, Ordering::Relaxed);
         let dir = self.log_dir();
-        let free = self.disk.free_space(&dir).map_err(|e| Error::io("look at the space of", &dir, e))?;
+        let free =
+            self.disk.free_space(&dir).map_err(|e| Error::io("look at the space of", &dir, e))?;
         let refuse = free < self.config.min_free_bytes;
         self.no_space.store(refuse, Ordering::Relaxed);
         if refuse {

@@ -30,7 +30,8 @@ use super::runtime::Runtime;
 use super::sync::SyncQueue;
 use super::topics::{make_folders, open_partition, opening, remove_folders};
 use super::{
-    Engine, Inner, METADATA_TOPIC, OFFSETS_TOPIC, Partitions, ProducerIds, Shard, TRANSACTIONS_TOPIC,
+    Engine, Inner, METADATA_TOPIC, OFFSETS_TOPIC, Partitions, ProducerIds, Shard,
+    TRANSACTIONS_TOPIC,
 };
 use crate::batch::{self, BatchRef, Marker};
 use crate::config::{Level, LogConfig, TopicConfig};
@@ -208,14 +209,24 @@ fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 Ok(found) if found <= FORMAT => Ok(()),
                 Ok(found) => Err(Error::Unsupported {
                     path,
-                    what: format!("the folder has layout {found}, this program reads up to {FORMAT}: use the program that wrote it, or a newer one"),
+                    what: format!(
+                        "the folder has layout {found}, this program reads up to {FORMAT}: use the program that wrote it, or a newer one"
+                    ),
                 }),
-                Err(_) => Err(Error::damaged(&path, 0, "no layout number in it: restore the file (its content is \"1\") or use another folder")),
+                Err(_) => Err(Error::damaged(
+                    &path,
+                    0,
+                    "no layout number in it: restore the file (its content is \"1\") or use another folder",
+                )),
             }
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if disk.stat(&dir.join(LOG_DIR).join(format!("{METADATA_TOPIC}-0"))).is_ok() {
-                return Err(Error::damaged(&path, 0, "the file is missing and the folder holds a log: restore it (its content is \"1\")"));
+                return Err(Error::damaged(
+                    &path,
+                    0,
+                    "the file is missing and the folder holds a log: restore it (its content is \"1\")",
+                ));
             }
             replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())
                 .map_err(|e| Error::io("write", &path, e))
@@ -281,27 +292,34 @@ impl<D: Disk> Opener<D> {
         let seen = logs.values().map(|(log, _)| log.last_epoch()).max().unwrap_or(-1);
         let seen = seen.max(metadata_log.last_epoch());
         let take = !self.report.clean || metadata.leader_epoch() < 0;
-        let epoch = if take { metadata.leader_epoch().max(seen) + 1 } else { metadata.leader_epoch() };
+        let epoch =
+            if take { metadata.leader_epoch().max(seen) + 1 } else { metadata.leader_epoch() };
         let partition = Partition::new(metadata_log, metadata_info.id, Level::Disk, epoch);
         let metadata_handle =
             Arc::new(PartitionHandle::new(at.clone(), partition, &metadata_info.config));
-        let mut writer = MetadataWriter { handle: &metadata_handle, metadata: &mut metadata, now: self.clock.now() };
+        let mut writer = MetadataWriter {
+            handle: &metadata_handle,
+            metadata: &mut metadata,
+            now: self.clock.now(),
+        };
         if take {
             writer.write(|m| Ok(m.raise_epoch(seen)?.records))?;
         }
         let fresh = self.entropy.uuid();
         let id = writer.metadata.log_id().unwrap_or(fresh);
         writer.write(|m| Ok(m.init(id)?.records))?;
-        for (name, partitions) in
-            [(OFFSETS_TOPIC, self.config.coordinator_partitions), (TRANSACTIONS_TOPIC, self.config.coordinator_partitions)]
-        {
+        for (name, partitions) in [
+            (OFFSETS_TOPIC, self.config.coordinator_partitions),
+            (TRANSACTIONS_TOPIC, self.config.coordinator_partitions),
+        ] {
             if writer.metadata.topic(name).is_err() {
                 let config = TopicConfig {
                     compact: true,
                     segment_bytes: self.config.internal_segment_bytes,
                     ..TopicConfig::default()
                 };
-                let topic = NewTopic { name: name.to_owned(), partitions: partitions.max(1), config };
+                let topic =
+                    NewTopic { name: name.to_owned(), partitions: partitions.max(1), config };
                 let topic_id = self.entropy.uuid();
                 writer.write(|m| Ok(m.create_topic(&topic, topic_id)?.records))?;
             }
@@ -311,8 +329,11 @@ impl<D: Disk> Opener<D> {
         let deleting: Vec<TopicInfo> = metadata.deleting().cloned().collect();
         for info in deleting {
             remove_folders(&self.disk, &self.log_dir, &info)?;
-            let mut writer =
-                MetadataWriter { handle: &metadata_handle, metadata: &mut metadata, now: self.clock.now() };
+            let mut writer = MetadataWriter {
+                handle: &metadata_handle,
+                metadata: &mut metadata,
+                now: self.clock.now(),
+            };
             writer.write(|m| Ok(m.forget_topic(&info.name)?.records))?;
         }
 
@@ -375,10 +396,14 @@ impl<D: Disk> Opener<D> {
         for entry in entries.iter().filter(|e| e.is_dir && e.name.to_str() != Some(&ours)) {
             let path = self.log_dir.join(&entry.name).join(METADATA_FILE);
             if self.disk.stat(&path).is_ok() {
-                return Err(Error::damaged(&self.log_dir.join(&ours), 0, format!(
-                    "the folder is missing or empty, and {} belongs to a topic: restore it from a copy",
-                    self.log_dir.join(&entry.name).display()
-                )));
+                return Err(Error::damaged(
+                    &self.log_dir.join(&ours),
+                    0,
+                    format!(
+                        "the folder is missing or empty, and {} belongs to a topic: restore it from a copy",
+                        self.log_dir.join(&entry.name).display()
+                    ),
+                ));
             }
         }
         Ok(())
@@ -564,10 +589,14 @@ impl<D: Disk> Opener<D> {
             let known = self.known_durable.get(&tail.at).copied().unwrap_or(0);
             if tail.last_offset < known {
                 let dir = self.log_dir.join(tail.at.folder());
-                return Err(Error::damaged(&dir, 0, format!(
-                    "the batch that ends at offset {} is not the one that transaction {:?} committed, and was synced once: restore the folder from a copy",
-                    tail.last_offset, plan.id
-                )));
+                return Err(Error::damaged(
+                    &dir,
+                    0,
+                    format!(
+                        "the batch that ends at offset {} is not the one that transaction {:?} committed, and was synced once: restore the folder from a copy",
+                        tail.last_offset, plan.id
+                    ),
+                ));
             }
             return Ok(false);
         }
@@ -703,8 +732,9 @@ fn replay_view<D: Disk>(
         for batch in batch::batches(&range.bytes) {
             let batch = batch.map_err(|e| bad(offset, e.to_string()))?;
             batch.check_crc().map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
-            let records =
-                batch.records(&mut scratch).map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
+            let records = batch
+                .records(&mut scratch)
+                .map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
             for record in records {
                 let record = record.map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
                 take(&batch, &record).map_err(|e| bad(record.offset, e.to_string()))?;
@@ -754,7 +784,11 @@ impl<D: Disk> Inner<D> {
     pub(super) fn check_coordinators(&self) -> Result<()> {
         let dir = self.log_dir();
         let differs = |at: &TopicPartition| {
-            Error::damaged(&dir.join(at.folder()), 0, "replaying it gives another state than the one in memory")
+            Error::damaged(
+                &dir.join(at.folder()),
+                0,
+                "replaying it gives another state than the one in memory",
+            )
         };
         for shard in &self.groups {
             let state = shard.state.lock();

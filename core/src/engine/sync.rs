@@ -212,9 +212,8 @@ impl<D: Disk> Inner<D> {
         self: &Arc<Self>,
         wanted: &[(Arc<PartitionHandle<D>>, Offset)],
     ) -> Result<()> {
-        let late = |(handle, offset): &&(Arc<PartitionHandle<D>>, Offset)| {
-            handle.durable_end() < *offset
-        };
+        let late =
+            |(handle, offset): &&(Arc<PartitionHandle<D>>, Offset)| handle.durable_end() < *offset;
         let mut order: Vec<_> = wanted.iter().filter(late).collect();
         if self.runtime.is_inline() {
             // Any order of the devices' answers is legal: let the seed choose one.

@@ -99,7 +99,9 @@ impl<D: Disk> Inner<D> {
     pub(super) async fn delete_topic(self: &Arc<Self>, name: &str) -> Result<()> {
         self.check_running()?;
         if name.starts_with("__") {
-            return Err(Error::invalid(format!("topic {name:?} is internal and cannot be deleted")));
+            return Err(Error::invalid(format!(
+                "topic {name:?} is internal and cannot be deleted"
+            )));
         }
         let _one_at_a_time = self.topics_busy.lock().await;
         let (info, end) = {
@@ -160,7 +162,12 @@ impl<D: Disk> Inner<D> {
 }
 
 /// How a partition of a topic is opened.
-pub(super) fn opening(log_dir: &Path, info: &TopicInfo, at: TopicPartition, clean: bool) -> Opening {
+pub(super) fn opening(
+    log_dir: &Path,
+    info: &TopicInfo,
+    at: TopicPartition,
+    clean: bool,
+) -> Opening {
     Opening { dir: log_dir.join(at.folder()), at, config: info.config.clone(), clean }
 }
 

@@ -198,7 +198,11 @@ impl<D: Disk> Inner<D> {
             if partition.has_open(producer)
                 && let Some(tail) = partition.tail(producer.id)
             {
-                tails.push(PartitionTail { at: at.clone(), last_offset: tail.last_offset, crc: tail.crc });
+                tails.push(PartitionTail {
+                    at: at.clone(),
+                    last_offset: tail.last_offset,
+                    crc: tail.crc,
+                });
             }
         }
         tails

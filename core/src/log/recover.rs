@@ -120,12 +120,26 @@ impl<'a, D: Disk> Opener<'a, D> {
         let orphans = sides.into_iter().map(|(_, path)| path).collect();
         let path = dir.join(HINT_FILE);
         let file = disk.open(&path, Open::Create).map_err(|e| Error::io("open", &path, e))?;
-        let mut slots = vec![0; (file.len().map_err(|e| Error::io("read", &path, e))?).min(2 * SLOT_LEN) as usize];
+        let mut slots = vec![
+            0;
+            (file.len().map_err(|e| Error::io("read", &path, e))?).min(2 * SLOT_LEN)
+                as usize
+        ];
         read_exact_at(&file, &mut slots, 0).map_err(|e| Error::io("read", &path, e))?;
         let hint = Hint::decode(&slots);
         let known_durable = hint.map_or(0, |h| h.durable_end);
         let report = Recovered { known_durable, ..Recovered::default() };
-        Ok(Self { disk, opening, dir, bases, snapshots, orphans, hint, hint_file: Some(file), report })
+        Ok(Self {
+            disk,
+            opening,
+            dir,
+            bases,
+            snapshots,
+            orphans,
+            hint,
+            hint_file: Some(file),
+            report,
+        })
     }
 
     /// Opens after a clean stop: everything is durable, side files are whole, and the hint says
@@ -237,7 +251,8 @@ impl<'a, D: Disk> Opener<'a, D> {
     fn settle(&self, first: usize) -> Result<()> {
         for &base in &self.bases[first..] {
             let path = path_of(self.dir, base, "log");
-            let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+            let file =
+                self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
             file.sync_data().map_err(|e| Error::io("sync", &path, e))?;
             file.drop_cache().map_err(|e| Error::io("drop the cache of", &path, e))?;
         }
@@ -380,11 +395,22 @@ impl<'a, D: Disk> Opener<'a, D> {
     }
 
     /// Reads a segment from its start to its first bad batch.
-    fn scan(&self, base: Offset, producers: &mut Producers, epochs: &mut Epochs) -> Result<(Segment<D>, Scan)> {
+    fn scan(
+        &self,
+        base: Offset,
+        producers: &mut Producers,
+        epochs: &mut Epochs,
+    ) -> Result<(Segment<D>, Scan)> {
         let path = path_of(self.dir, base, "log");
         let file = self.disk.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e))?;
         let len = file.len().map_err(|e| Error::io("read", &path, e))?;
-        let mut scan = Scan { size: 0, next: base, index: GrowingIndex::new(), aborted: Vec::new(), bad: None };
+        let mut scan = Scan {
+            size: 0,
+            next: base,
+            index: GrowingIndex::new(),
+            aborted: Vec::new(),
+            bad: None,
+        };
         let mut window = Window::new(&file, len);
         let mut since_index = 0u64;
         while scan.size < len {
@@ -398,7 +424,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             };
             let header = batch.header;
             if header.base_offset != scan.next {
-                scan.bad = Some(format!("offset {} where {} must follow", header.base_offset, scan.next));
+                scan.bad =
+                    Some(format!("offset {} where {} must follow", header.base_offset, scan.next));
                 break;
             }
             since_index += header.size() as u64;
@@ -415,8 +442,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             scan.next = header.next_offset();
         }
         let index = std::mem::replace(&mut scan.index, GrowingIndex::new());
-        let segment =
-            Segment::recovered(base, file, path, scan.size, index, scan.aborted.clone());
+        let segment = Segment::recovered(base, file, path, scan.size, index, scan.aborted.clone());
         Ok((segment, scan))
     }
 
@@ -432,9 +458,10 @@ impl<'a, D: Disk> Opener<'a, D> {
         // What is below the end now is durable, so every marker in it is decided.
         producers.decided_below(end);
         let start = segments.first().map_or(0, |s| s.base);
-        let active = segments.last().map(Arc::clone).ok_or_else(|| {
-            Error::damaged(self.dir, 0, "no segment could be opened or made")
-        })?;
+        let active = segments
+            .last()
+            .map(Arc::clone)
+            .ok_or_else(|| Error::damaged(self.dir, 0, "no segment could be opened or made"))?;
         let view = Arc::new(LogView {
             disk: self.disk.clone(),
             at: self.opening.at.clone(),
@@ -442,9 +469,10 @@ impl<'a, D: Disk> Opener<'a, D> {
             start: AtomicI64::new(start),
             end: AtomicI64::new(end),
         });
-        let hint_file = self.hint_file.take().ok_or_else(|| {
-            Error::damaged(self.dir, 0, "the hint file was opened twice")
-        })?;
+        let hint_file = self
+            .hint_file
+            .take()
+            .ok_or_else(|| Error::damaged(self.dir, 0, "the hint file was opened twice"))?;
         Ok(PartitionLog {
             disk: self.disk.clone(),
             dir: self.dir.to_owned(),
@@ -483,7 +511,9 @@ impl<'a, D: Disk> Opener<'a, D> {
         Error::damaged(
             &path_of(self.dir, base, "log"),
             position,
-            format!("{bad}; these bytes were synced once, so this is not a torn write: restore the file from a copy"),
+            format!(
+                "{bad}; these bytes were synced once, so this is not a torn write: restore the file from a copy"
+            ),
         )
     }
 
@@ -491,7 +521,9 @@ impl<'a, D: Disk> Opener<'a, D> {
         Error::damaged(
             self.dir,
             0,
-            format!("records below offset {offset} were synced and are not there: restore the folder from a copy"),
+            format!(
+                "records below offset {offset} were synced and are not there: restore the folder from a copy"
+            ),
         )
     }
 }

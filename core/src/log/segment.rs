@@ -219,9 +219,9 @@ impl<D: Disk> Segment<D> {
         }
         let mut bytes = [0; HEADER_LEN];
         read_exact_at(&self.file, &mut bytes, position).map_err(|e| self.unread(position, e))?;
-        BatchHeader::parse(&bytes).map(Some).map_err(|e| {
-            Error::damaged(&self.path, position, format!("no batch header here: {e}"))
-        })
+        BatchHeader::parse(&bytes)
+            .map(Some)
+            .map_err(|e| Error::damaged(&self.path, position, format!("no batch header here: {e}")))
     }
 
     /// The position of the batch that holds `offset`, or of the first one after it, with its header;
