@@ -119,11 +119,16 @@ impl<D: Disk> Engine<D> {
             known_durable: BTreeMap::new(),
         };
         let inner = Arc::new(opener.open(dir, runtime)?);
-        opener.finish(&inner).await?;
-        if let Runtime::Threads(_) = inner.runtime {
-            keep_ticking(&inner);
+        // From here on threads may run. If the rest fails, or is given up, the engine is dropped with
+        // its locks, and lets go of them.
+        let mut engine =
+            Self { inner, locks: Mutex::new(Some(locks)), report: OpenReport::default() };
+        opener.finish(&engine.inner).await?;
+        engine.report = opener.report;
+        if let Runtime::Threads(_) = engine.inner.runtime {
+            keep_ticking(&engine.inner);
         }
-        Ok(Self { inner, locks: Mutex::new(Some(locks)), report: opener.report })
+        Ok(engine)
     }
 }
 

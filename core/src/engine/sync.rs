@@ -165,28 +165,33 @@ impl<D: Disk> Inner<D> {
     fn serve(&self, handle: &Arc<PartitionHandle<D>>) {
         loop {
             handle.sync_state.store(RUNNING, Ordering::Release);
-            // The files of a deleted topic may go while they are synced.
             if self.stopped().is_none()
                 && let Err(e) = sync_once(handle)
+                // The files of a deleted topic may go while they are synced.
                 && !handle.is_gone()
             {
+                // Before anybody else hears of it: nothing is written behind what may be lost.
+                handle.lock().refuse(&e.to_string());
                 self.stop(&e);
             }
             handle.changed.notify_waiters();
-            let done = handle.sync_state.compare_exchange(
+            let idle = handle.sync_state.compare_exchange(
                 RUNNING,
                 IDLE,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             );
-            // Closing makes durable what is left: whoever keeps on asking must not hold it up.
-            if done.is_ok() || self.sync.queue.lock().closing {
-                handle.sync_state.store(IDLE, Ordering::Release);
-                if handle.is_gone() {
-                    handle.changed.notify_waiters();
+            if idle.is_err() {
+                // Closing makes durable what is left: whoever keeps on asking must not hold it up.
+                if !self.sync.queue.lock().closing {
+                    continue;
                 }
-                return;
+                handle.sync_state.store(IDLE, Ordering::Release);
             }
+            if handle.is_gone() {
+                handle.changed.notify_waiters();
+            }
+            return;
         }
     }
 
