@@ -22,6 +22,7 @@
 
 pub mod sink;
 pub mod source;
+pub mod topic;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -8,7 +8,7 @@
 //!   Covering  source.before_commit, positions behind     250 ms, 8 MiB, an idle source, its end
 //!   Flushing  the last batches are appended
 //!   Ending    end of the transaction                     -> Telling
-//!   Aborting  nothing of it will be seen                 -> Loading
+//!   Aborting  nothing of it will be seen; fence again    -> Loading
 //! ```
 //!
 //! Always true here: a position is appended only when every byte it covers is in an appended record of
@@ -26,11 +26,10 @@ use thalweg_core::client::transaction::{ProducerConfig, Slot, TransactionalProdu
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{Timestamp, TopicPartition};
 
+use super::topic::{Partitions, ensure_topic};
 use super::{Backoff, Step, Verdict, is_ready};
 use crate::error::{Error, Result};
-use crate::position::{
-    Loading, Partitions, UNDECIDED_WAIT, encode_key, ensure_topic, positions_topic,
-};
+use crate::position::{Loading, UNDECIDED_WAIT, encode_key, positions_topic};
 use crate::source::{Outbox, Polled, Position, Positions, Source, Split};
 
 /// Settings of a [`SourceRunner`].
@@ -89,6 +88,24 @@ pub struct SourceStats {
 }
 
 /// Runs one source. `F` opens it at the stored positions, and again after each restart.
+///
+/// ```
+/// use std::sync::Arc;
+/// use thalweg_connectors::error::Result;
+/// use thalweg_connectors::run::source::{SourceConfig, SourceRunner};
+/// use thalweg_connectors::source::{Positions, Source};
+/// use thalweg_core::Log;
+///
+/// async fn ingest<S: Source>(
+///     log: Arc<dyn Log>,
+///     open: impl FnMut(Positions) -> Result<S> + Send,
+///     stop: impl Future<Output = ()> + Send,
+/// ) -> Result<()> {
+///     let config = SourceConfig::new("syslog", "logs.raw");
+///     let mut runner = SourceRunner::open(log, config, open).await?;
+///     runner.run(stop).await // What was told to `committed` is in the log, once, whatever dies.
+/// }
+/// ```
 pub struct SourceRunner<S, F> {
     log: Arc<dyn Log>,
     config: SourceConfig,
@@ -158,21 +175,9 @@ where
             compact: true,
             ..TopicConfig::default()
         };
-        let positions_topic = positions_topic(&config.name);
-        ensure_topic(&*log, &positions_topic, Partitions::Exactly(1), &positions_config).await?;
-
-        let producer_config = ProducerConfig {
-            compression: config.compression,
-            transaction_timeout: config.transaction_timeout,
-            ..ProducerConfig::default()
-        };
-        let transactional_id = format!("connect-source/{}", config.name);
-        let mut producer =
-            TransactionalProducer::open(log.clone(), &transactional_id, producer_config).await?;
-        let slots = (0..topic.partitions)
-            .map(|p| producer.slot(&TopicPartition::new(topic.name.clone(), p)))
-            .collect();
-        let positions = producer.slot(&TopicPartition::new(positions_topic, 0));
+        let positions_name = positions_topic(&config.name);
+        ensure_topic(&*log, &positions_name, Partitions::Exactly(1), &positions_config).await?;
+        let (producer, slots, positions) = fence(&log, &config, topic.partitions).await?;
         let mut runner = Self {
             log,
             config,
@@ -296,6 +301,11 @@ where
                 if self.producer.in_transaction() {
                     self.producer.abort().await?;
                 }
+                // The fencing finishes what an earlier transaction of ours has left to do: only
+                // then can all of our positions be read.
+                let partitions = self.slots.len() as u32;
+                (self.producer, self.slots, self.positions) =
+                    fence(&self.log, &self.config, partitions).await?;
                 self.stats.aborts += 1;
                 self.taken = Taken::default();
                 self.phase = Phase::Loading(None);
@@ -463,6 +473,28 @@ where
         filling
             && u128::from(open.unsigned_abs()) >= self.config.transaction_timeout.as_millis() / 2
     }
+}
+
+/// Takes over the connector's transactional id, and registers its partitions: those of its topic, and
+/// the one of its positions.
+async fn fence(
+    log: &Arc<dyn Log>,
+    config: &SourceConfig,
+    partitions: u32,
+) -> Result<(TransactionalProducer, Vec<Slot>, Slot)> {
+    let id = format!("connect-source/{}", config.name);
+    let producer_config = ProducerConfig {
+        compression: config.compression,
+        transaction_timeout: config.transaction_timeout,
+        ..ProducerConfig::default()
+    };
+    let mut producer = TransactionalProducer::open(log.clone(), &id, producer_config).await?;
+    let topic: Arc<str> = config.topic.as_str().into();
+    let slots = (0..partitions)
+        .map(|partition| producer.slot(&TopicPartition::new(topic.clone(), partition)))
+        .collect();
+    let positions = producer.slot(&TopicPartition::new(positions_topic(&config.name), 0));
+    Ok((producer, slots, positions))
 }
 
 /// The source, in the phases that have one.
