@@ -6,11 +6,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
-use thalweg_connectors::error::Result;
+use thalweg_connectors::error::{Error, Result};
 use thalweg_connectors::files::{FileSink, FileSinkConfig};
 
 use thalweg_connectors::run::Step;
@@ -32,11 +33,18 @@ const LINES: usize = 24;
 /// Counts from 0 to `LINES`, three lines a poll.
 struct Counter {
     next: usize,
+    /// Fails once at this line.
+    broken_at: Arc<AtomicUsize>,
 }
 
 #[async_trait]
 impl Source for Counter {
     async fn poll(&mut self, out: &mut (dyn Outbox + Send)) -> Result<Polled> {
+        let broken_at = self.broken_at.load(Ordering::Relaxed);
+        if self.next >= broken_at {
+            self.broken_at.store(usize::MAX, Ordering::Relaxed);
+            return Err(Error::Restart { what: "broken once".to_owned() });
+        }
         let upto = LINES.min(self.next + 3);
         for line in self.next..upto {
             out.record(line as u32 % 2, 0, None, Some(format!("line {line:02}").as_bytes()), &[])?;
@@ -61,15 +69,18 @@ impl Source for Counter {
 }
 
 fn counter(positions: Positions) -> Result<Counter> {
+    counter_broken_at(positions, &Arc::new(AtomicUsize::new(usize::MAX)))
+}
+
+fn counter_broken_at(positions: Positions, broken_at: &Arc<AtomicUsize>) -> Result<Counter> {
     let stored = positions.into_values().flatten().next();
     let next = stored.map_or(0, |position| {
         u64::from_be_bytes(position.0[..].try_into().expect("eight bytes")) as usize
     });
-    Ok(Counter { next })
+    Ok(Counter { next, broken_at: Arc::clone(broken_at) })
 }
 
-/// A whole run from open to end. The source and the sink take turns, as the seed says.
-fn run(disk: &SimDisk, level: Level, seed: u64) -> Result<()> {
+fn open_log(disk: &SimDisk, level: Level, seed: u64) -> Result<Arc<dyn Log>> {
     let config = LogConfig { level, min_free_bytes: 0, ..LogConfig::default() };
     let log = block_on(Engine::open(
         disk.clone(),
@@ -79,14 +90,22 @@ fn run(disk: &SimDisk, level: Level, seed: u64) -> Result<()> {
         Clock::fixed(1_790_000_000_000),
         Entropy::seeded(seed),
     ))?;
-    let log: Arc<dyn Log> = Arc::new(log);
-    let source_config = SourceConfig {
+    Ok(Arc::new(log))
+}
+
+fn source_config() -> SourceConfig {
+    SourceConfig {
         partitions: Partitions::Exactly(2),
         topic_config: TopicConfig { segment_bytes: 700, ..TopicConfig::default() },
         batch_bytes: 40,
         ..SourceConfig::new("counter", "lines")
-    };
-    let mut source = block_on(SourceRunner::open(log.clone(), source_config, counter))?;
+    }
+}
+
+/// A whole run from open to end. The source and the sink take turns, as the seed says.
+fn run(disk: &SimDisk, level: Level, seed: u64) -> Result<()> {
+    let log = open_log(disk, level, seed)?;
+    let mut source = block_on(SourceRunner::open(log.clone(), source_config(), counter))?;
     let files = FileSinkConfig {
         roll_bytes: 40,
         buffer_bytes: 16,
@@ -198,5 +217,24 @@ fn a_second_death_in_recovery_changes_nothing() {
             let second = Some(1 + (first * 13 + seed) % 160);
             one_life(seed * 100, Level::Disk, Crash::Power, first, second);
         }
+    }
+}
+
+/// A source that starts over right behind a commit of its own, in a log where nobody else works: it
+/// must see that commit, or it would read its lines again.
+#[test]
+fn a_source_that_starts_over_sees_its_own_last_commit() {
+    for broken in [1, 6, 9, 12, LINES] {
+        let disk = SimDisk::new(1);
+        let log = open_log(&disk, Level::Disk, 1).expect("a new log");
+        let broken_at = Arc::new(AtomicUsize::new(broken));
+        let open = |positions: Positions| counter_broken_at(positions, &broken_at);
+        let mut source = block_on(SourceRunner::open(log, source_config(), open)).expect("opened");
+        let ended = (0..200).any(|_| block_on(source.step()).expect("healed") == Step::End);
+        assert!(ended, "broken at {broken}: it does not wait for ever");
+        assert_eq!(source.stats().records as usize, LINES, "broken at {broken}");
+        drop(source);
+        run(&disk.restart(), Level::Disk, 2).expect("nothing more to read");
+        check(&disk.restart(), true, "after starting over");
     }
 }
