@@ -152,7 +152,11 @@ pub trait DiskFile: Send + Sync + 'static {
 }
 
 /// Reads exactly `buf.len()` bytes at `position`; `UnexpectedEof` when the file is shorter.
-pub fn read_exact_at<F: DiskFile>(file: &F, mut buf: &mut [u8], mut position: u64) -> io::Result<()> {
+pub fn read_exact_at<F: DiskFile>(
+    file: &F,
+    mut buf: &mut [u8],
+    mut position: u64,
+) -> io::Result<()> {
     while !buf.is_empty() {
         match file.read_at(buf, position) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

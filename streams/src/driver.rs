@@ -16,7 +16,7 @@ use bytes::Bytes;
 use thalweg_core::batch::{BatchBuilder, BatchRef, Scratch};
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{Offset, ProducerIdentity, Timestamp, Uuid};
-use thalweg_core::record::{BACKLOG_HEADER, RecordRef};
+use thalweg_core::record::{BACKLOG_HEADER, RecordRef, WATERMARK_HEADER};
 
 use crate::codec::Codec;
 use crate::cx::{Emit, Outgoing, Route, partition_of};
@@ -275,6 +275,19 @@ impl TestDriver {
     /// # Errors
     /// When what was committed is not enough to go on.
     pub fn crash(&mut self) -> Result<()> {
+        self.regrow()
+    }
+
+    /// As [`TestDriver::crash`], and the program that comes back is another one.
+    ///
+    /// # Errors
+    /// When what was committed is not enough to go on, or means something else to the new program.
+    pub fn restart(&mut self, topology: Topology) -> Result<()> {
+        self.topology = topology;
+        self.regrow()
+    }
+
+    fn regrow(&mut self) -> Result<()> {
         let old = std::mem::take(&mut self.tasks);
         self.tasks = self.grow();
         for (old, at) in old.into_iter().zip(0..) {
@@ -382,7 +395,8 @@ impl TestDriver {
         self.run()
     }
 
-    /// The committed records of a topic that were not read before, partition by partition.
+    /// The committed records of a topic that were not read before, partition by partition. Marks of
+    /// time in repartition topics are left out.
     ///
     /// # Errors
     /// When a codec refuses a record.
@@ -409,6 +423,9 @@ impl TestDriver {
             for (bytes, offset) in records.iter().zip(0..).skip(*next) {
                 let mut scratch = Scratch::default();
                 let Some(record) = open(bytes, offset, &mut scratch) else { continue };
+                if record.headers.iter().any(|(key, _)| key == WATERMARK_HEADER.as_bytes()) {
+                    continue;
+                }
                 let refused = |source: CodecError| Error::Record {
                     topic: topic.name().to_owned(),
                     partition,

@@ -161,11 +161,18 @@ impl Input {
                 _ => NEVER,
             }
         } else {
-            let active = self.upstream.iter().filter(|u| !(u.heard && u.idle));
-            active.map(|u| u.watermark).min().unwrap_or(NEVER)
+            least(self.upstream.iter().map(|u| (u.watermark, u.heard && u.idle)))
         };
         self.watermark = self.watermark.max(reached);
     }
+}
+
+/// The least watermark of those that are not idle. When all are, time stands where the slowest of them
+/// left it; those that never had a time say nothing.
+fn least(watermarks: impl Iterator<Item = (Timestamp, bool)> + Clone) -> Timestamp {
+    let active = watermarks.clone().filter(|&(_, idle)| !idle).map(|(watermark, _)| watermark);
+    let idle = watermarks.map(|(watermark, _)| watermark).filter(|&watermark| watermark != NEVER);
+    active.min().or_else(|| idle.min()).unwrap_or(NEVER)
 }
 
 /// Time in one task.
@@ -309,9 +316,7 @@ impl TaskTime {
         for input in &mut self.inputs {
             input.advance();
         }
-        let active = self.inputs.iter().filter(|input| !input.is_idle());
-        // With every input idle, time stands.
-        let reached = active.map(|input| input.watermark).min().unwrap_or(NEVER);
+        let reached = least(self.inputs.iter().map(|i| (i.watermark, i.is_idle())));
         self.watermark = self.watermark.max(reached);
     }
 

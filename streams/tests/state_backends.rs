@@ -277,6 +277,11 @@ fn a_second_opener_is_refused_and_nothing_is_moved() {
     let store = healthy(dir.path());
     let again = SledStore::open(dir.path(), &settings(), 2).map(|(_, moved)| moved);
     assert!(matches!(again, Err(StateError::InUse { .. })), "{again:?}");
+    // Not even when it is to be moved aside at the next start: this is not that start.
+    fs::write(dir.path().join("sled/suspect"), "x").expect("written");
+    let again = SledStore::open(dir.path(), &settings(), 2).map(|(_, moved)| moved);
+    assert!(matches!(again, Err(StateError::InUse { .. })), "{again:?}");
+    fs::remove_file(dir.path().join("sled/suspect")).expect("removed");
     put(store.open("0-0").expect("opens").as_mut(), "a", "1");
     store.close().expect("closed");
     let store = healthy(dir.path());

@@ -356,6 +356,29 @@ fn a_long_replay_marks_its_progress() {
     world.judge(&world.clone().restart(&store).expect("restored"), "after a mark");
 }
 
+/// The log went on after its end was captured: what came later is not part of this restore.
+#[test]
+fn records_past_the_captured_end_are_left_alone() {
+    let store = MemoryStore::default();
+    let mut world = checkpointed(14, &store);
+    let truth = world.truth();
+    let backend = store.open(TREE).expect("opens");
+    let stored = Stored::load(backend.as_ref()).expect("readable");
+    let then = world.clone();
+    world.commit([(Bytes::from_static(&[0, 1, 1]), Some(Bytes::from_static(b"later")))].into());
+    let plan = plan(stored, &truth, |position| world.still_means(position)).expect("planned");
+    let mut replayer =
+        Replayer::start(backend, plan, truth, ReplayLimits::default()).expect("started");
+    for log in &world.logs {
+        let mut records = log.records.iter().map(|r| (r.offset, r.key.clone(), r.value.clone()));
+        replayer.apply(log.store, 0, log.end, &mut records).expect("applied");
+    }
+    let Ok(Finish::Restored(restored)) = replayer.finish() else { panic!("not restored") };
+    assert_eq!(rows_of(restored.backend.as_ref()).expect("readable"), then.committed);
+    let ends: Vec<_> = then.logs.iter().map(|log| log.end).collect();
+    assert_eq!(restored.changelogs.iter().map(|c| c.offset).collect::<Vec<_>>(), ends);
+}
+
 #[test]
 fn a_replay_that_was_not_fed_to_the_end_is_refused() {
     let mut world = World::new(7);
