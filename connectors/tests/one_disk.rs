@@ -1,12 +1,11 @@
 //! Source runner, log, sink runner and file sink on one simulated disk: it dies at any operation, and
 //! in the end the finished files hold every line once.
 //!
-//! The log is the real one, run in line. The input lies outside of the disk and never dies: what is
+//! The log is the real one, run in line. The input is a counter that never dies: what is
 //! tried here is that positions, records, offsets, tokens and files agree.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,15 +33,28 @@ const LINES: usize = 24;
 struct Counter {
     next: usize,
     /// Fails once at this line.
-    broken_at: Arc<AtomicUsize>,
+    broken_at: usize,
+}
+
+impl Counter {
+    fn new() -> Self {
+        Self { next: 0, broken_at: usize::MAX }
+    }
 }
 
 #[async_trait]
 impl Source for Counter {
+    async fn open(&mut self, stored: &Positions) -> Result<()> {
+        let stored = stored.values().flatten().next();
+        self.next = stored.map_or(0, |position| {
+            u64::from_be_bytes(position.0[..].try_into().expect("eight bytes")) as usize
+        });
+        Ok(())
+    }
+
     async fn poll(&mut self, out: &mut (dyn Outbox + Send)) -> Result<Polled> {
-        let broken_at = self.broken_at.load(Ordering::Relaxed);
-        if self.next >= broken_at {
-            self.broken_at.store(usize::MAX, Ordering::Relaxed);
+        if self.next >= self.broken_at {
+            self.broken_at = usize::MAX;
             return Err(Error::Restart { what: "broken once".to_owned() });
         }
         let upto = LINES.min(self.next + 3);
@@ -66,18 +78,6 @@ impl Source for Counter {
     fn lag_bytes(&self) -> u64 {
         0
     }
-}
-
-fn counter(positions: Positions) -> Result<Counter> {
-    counter_broken_at(positions, &Arc::new(AtomicUsize::new(usize::MAX)))
-}
-
-fn counter_broken_at(positions: Positions, broken_at: &Arc<AtomicUsize>) -> Result<Counter> {
-    let stored = positions.into_values().flatten().next();
-    let next = stored.map_or(0, |position| {
-        u64::from_be_bytes(position.0[..].try_into().expect("eight bytes")) as usize
-    });
-    Ok(Counter { next, broken_at: Arc::clone(broken_at) })
 }
 
 fn open_log(disk: &SimDisk, level: Level, seed: u64) -> Result<Arc<dyn Log>> {
@@ -104,8 +104,11 @@ fn source_config() -> SourceConfig {
 
 /// A whole run from open to end. The source and the sink take turns, as the seed says.
 fn run(disk: &SimDisk, level: Level, seed: u64) -> Result<()> {
-    let log = open_log(disk, level, seed)?;
-    let mut source = block_on(SourceRunner::open(log.clone(), source_config(), counter))?;
+    run_with(disk, &open_log(disk, level, seed)?, Counter::new(), seed)
+}
+
+fn run_with(disk: &SimDisk, log: &Arc<dyn Log>, source: impl Source, seed: u64) -> Result<()> {
+    let mut source = block_on(SourceRunner::open(log.clone(), source_config(), source))?;
     let files = FileSinkConfig {
         roll_bytes: 40,
         buffer_bytes: 16,
@@ -227,9 +230,9 @@ fn a_source_that_starts_over_sees_its_own_last_commit() {
     for broken in [1, 6, 9, 12, LINES] {
         let disk = SimDisk::new(1);
         let log = open_log(&disk, Level::Disk, 1).expect("a new log");
-        let broken_at = Arc::new(AtomicUsize::new(broken));
-        let open = |positions: Positions| counter_broken_at(positions, &broken_at);
-        let mut source = block_on(SourceRunner::open(log, source_config(), open)).expect("opened");
+        let counter = Counter { broken_at: broken, ..Counter::new() };
+        let mut source =
+            block_on(SourceRunner::open(log, source_config(), counter)).expect("opened");
         let ended = (0..200).any(|_| block_on(source.step()).expect("healed") == Step::End);
         assert!(ended, "broken at {broken}: it does not wait for ever");
         assert_eq!(source.stats().records as usize, LINES, "broken at {broken}");
