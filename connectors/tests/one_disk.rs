@@ -1,8 +1,8 @@
 //! Source runner, log, sink runner and file sink on one simulated disk: it dies at any operation, and
 //! in the end the finished files hold every line once.
 //!
-//! The log is the real one, run in line. The input is a counter that never dies: what is
-//! tried here is that positions, records, offsets, tokens and files agree.
+//! The log is the real one, run in line. The input is a counter that never dies, or tailed files on
+//! the same disk: what is tried here is that positions, records, offsets, tokens and files agree.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
 use thalweg_connectors::error::{Error, Result};
+use thalweg_connectors::file::{FileSource, FileSourceConfig};
 use thalweg_connectors::files::{FileSink, FileSinkConfig};
 
 use thalweg_connectors::run::Step;
@@ -22,7 +23,7 @@ use thalweg_core::client::log::{Level, Log, TopicConfig};
 use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
 use thalweg_core::config::LogConfig;
 use thalweg_core::disk::sim::{Crash, SimDisk};
-use thalweg_core::disk::{Disk, read_file};
+use thalweg_core::disk::{Disk, DiskFile, Open, read_file, write_all_at};
 use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
@@ -239,5 +240,72 @@ fn a_source_that_starts_over_sees_its_own_last_commit() {
         drop(source);
         run(&disk.restart(), Level::Disk, 2).expect("nothing more to read");
         check(&disk.restart(), true, "after starting over");
+    }
+}
+
+/// Two tailed files that grow between the lives of the program, with `--once` each time.
+fn run_tailing(disk: &SimDisk, seed: u64) -> Result<()> {
+    let log = open_log(disk, Level::Disk, seed)?;
+    let config = FileSourceConfig {
+        paths: vec!["/in".into()],
+        excluded: vec!["/data".into(), "/out".into()],
+        once: true,
+        ..FileSourceConfig::default()
+    };
+    let source = FileSource::new(disk.clone(), config, || 1_790_000_000_000)?;
+    run_with(disk, &log, source, seed)
+}
+
+/// Appends lines to `/in/a` and `/in/b` as their writers do, who sync nothing.
+fn write_lines(disk: &SimDisk, lines: std::ops::Range<usize>) {
+    let door = disk.door_outside();
+    _ = door.create_dir(Path::new("/in"));
+    for (name, parity) in [("/in/a", 0), ("/in/b", 1)] {
+        let file = door.open(Path::new(name), Open::Create).expect("there, or created");
+        let text: String = lines
+            .clone()
+            .filter(|line| line % 2 == parity)
+            .map(|line| format!("line {line:02}\n"))
+            .collect();
+        let end = file.len().expect("known");
+        write_all_at(&file, text.as_bytes(), end).expect("room");
+    }
+}
+
+#[test]
+fn tailed_lines_are_in_the_finished_files_once_after_a_kill_at_any_point() {
+    let whole = |disk: &SimDisk| {
+        let mut found = lines(disk).concat();
+        found.sort();
+        found
+    };
+    let expected: Vec<String> = (0..LINES).map(|line| format!("line {line:02}")).collect();
+    let operations = {
+        let disk = SimDisk::new(0);
+        write_lines(&disk, 0..LINES / 2);
+        run_tailing(&disk, 1).expect("nothing fails");
+        write_lines(&disk, LINES / 2..LINES);
+        run_tailing(&disk.restart(), 2).expect("nothing fails");
+        assert_eq!(whole(&disk.restart()), expected);
+        disk.operations()
+    };
+    for seed in 0..3 {
+        for first in (1 + seed..=operations).step_by(4) {
+            let what = format!("seed {seed}, killed at {first}");
+            let disk = SimDisk::new(seed);
+            write_lines(&disk, 0..LINES / 2);
+            disk.crash_at(first, Crash::Process);
+            let result = run_tailing(&disk, seed * 10 + 1);
+            assert!(disk.down() || result.is_ok(), "{what}: {:?}", result.err());
+            let disk = disk.restart();
+            write_lines(&disk, LINES / 2..LINES);
+            let result = run_tailing(&disk, seed * 10 + 2);
+            assert!(disk.down() || result.is_ok(), "{what}: {:?}", result.err());
+            let disk = disk.restart();
+            disk.heal();
+            let result = run_tailing(&disk, seed * 10 + 3);
+            assert!(result.is_ok(), "{what}: {:?}", result.err());
+            assert_eq!(whole(&disk), expected, "{what}");
+        }
     }
 }

@@ -203,7 +203,7 @@ impl<D: Disk> Follow<D> {
                 tail.see(Seen::of(&stat), now);
                 self.rescan |= stat.len < tail.offset();
             }
-            if tail.handle.is_none() || now - tail.changed_at > ms(HOT) {
+            if tail.handle.is_none() || now.saturating_sub(tail.changed_at) > ms(HOT) {
                 self.hot.remove(&key);
             }
             self.enqueue(key);
@@ -797,7 +797,7 @@ impl<D: Disk> Follow<D> {
     fn drain(&mut self, now: i64) {
         let wait = ms(self.config.rotate_wait);
         for (key, tail) in &mut self.tails {
-            if tail.position.twin.is_some() || !tail.is_rotated() || now - tail.changed_at < wait {
+            if tail.position.twin.is_some() || !tail.is_rotated() || now.saturating_sub(tail.changed_at) < wait {
                 continue;
             }
             let unread = tail.upto() > tail.offset() && !tail.finished && !tail.denied;
