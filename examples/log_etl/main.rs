@@ -24,7 +24,7 @@ use futures::future::{Either, select};
 use thalweg::connectors::decode::Zone;
 use thalweg::connectors::file::{FileSource, FileSourceConfig, NoticeLevel};
 use thalweg::connectors::files::{FileSink, FileSinkConfig};
-use thalweg::connectors::position::Partitions;
+use thalweg::connectors::run::topic::Partitions;
 use thalweg::connectors::run::Step;
 use thalweg::connectors::run::sink::{SinkConfig, SinkRunner};
 use thalweg::connectors::run::source::{SourceConfig, SourceRunner};
