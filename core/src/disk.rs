@@ -86,6 +86,10 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// Renames, and fails with `AlreadyExists` when `to` is taken. When the file system cannot do it
     /// in one step: link, then unlink.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name (a hard link); fails with `AlreadyExists` when `to` is taken, and
+    /// with EPERM, ENOSYS or EOPNOTSUPP where the file system has only one name per file. Until the
+    /// folder of `to` is synced only the new name may be lost: unlike a rename, which may lose both.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Creates a folder; its parent must exist. Fails with `AlreadyExists`.
@@ -148,7 +152,11 @@ pub trait DiskFile: Send + Sync + 'static {
 }
 
 /// Reads exactly `buf.len()` bytes at `position`; `UnexpectedEof` when the file is shorter.
-pub fn read_exact_at<F: DiskFile>(file: &F, mut buf: &mut [u8], mut position: u64) -> io::Result<()> {
+pub fn read_exact_at<F: DiskFile>(
+    file: &F,
+    mut buf: &mut [u8],
+    mut position: u64,
+) -> io::Result<()> {
     while !buf.is_empty() {
         match file.read_at(buf, position) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -203,4 +211,12 @@ pub fn replace_file<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> io::Result<
     file.sync_data()?;
     disk.rename(&tmp, path)?;
     disk.sync_dir(path.parent().unwrap_or_else(|| Path::new(".")))
+}
+
+/// The process that holds the lock file at `path`, as [`Disk::lock`] noted it there: for saying by
+/// whom a lock is held after it was refused with `WouldBlock`. `None` when the file says nothing
+/// (Apache Kafka writes nothing into its own).
+pub fn lock_holder<D: Disk>(disk: &D, path: &Path) -> Option<u32> {
+    let text = read_file(disk, path, 32).ok()?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }

@@ -168,6 +168,23 @@ impl Error {
         Self::Damaged { path: path.to_owned(), position, what: what.into() }
     }
 
+    /// The same error again, for everybody who waited for the one thing that failed.
+    pub(crate) fn repeat(&self) -> Self {
+        match self {
+            Self::Invalid { what } => Self::Invalid { what: what.clone() },
+            Self::Unknown { what } => Self::Unknown { what: what.clone() },
+            Self::Fenced { who, why } => Self::Fenced { who: who.clone(), why: why.clone() },
+            Self::Full { path, source } => Self::Full {
+                path: path.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Self::Damaged { path, position, what } => {
+                Self::Damaged { path: path.clone(), position: *position, what: what.clone() }
+            }
+            other => Self::Stopped { why: other.to_string() },
+        }
+    }
+
     /// Whether the same call may succeed later without anything being fixed.
     pub fn is_retriable(&self) -> bool {
         matches!(self, Self::Retry { .. } | Self::Full { .. })

@@ -4,7 +4,7 @@
 //!
 //! | floor | rooms | nature |
 //! |---|---|---|
-//! | F0 | [`ids`], [`error`], [`config`] | plain values |
+//! | F0 | [`ids`], [`error`], [`config`], `request` | plain values |
 //! | F1 | [`varint`], [`record`], [`batch`], [`compress`] | bytes <-> values |
 //! | F2 | [`disk`] | the only door to files |
 //! | F3 | [`log`] | one partition's files: segments, index, producers, recovery |
@@ -16,6 +16,7 @@
 pub mod ids;
 pub mod error;
 pub mod config;
+mod request;
 
 pub mod varint;
 pub mod record;

@@ -39,6 +39,8 @@
 //! | [`window`], `aggregate` | windows of time; the stateful operators |
 //! | `graph`, [`stream`], [`table`], [`windowed`] | the DSL |
 //! | [`topology`], [`task`] | the checked pipeline; one subtopology on one partition |
+//! | `layout`, `position`, `bring_up` | topics of the application; starting its tasks |
+//! | [`worker`], [`app`] | the exactly-once protocol in steps; threads |
 //! | [`driver`] | runs a pipeline in a test, with a clock that the test holds |
 #![expect(clippy::type_complexity, reason = "operators are fused through their types")]
 
@@ -67,8 +69,17 @@ pub mod windowed;
 pub mod task;
 pub mod topology;
 
+mod bring_up;
+mod layout;
+mod position;
+pub mod worker;
+
+pub mod app;
+
 pub mod driver;
 
+pub use app::{App, RunningApp, Stats, Stepped};
+pub use bring_up::BringUp;
 pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route, partition_of};
 pub use error::{CodecError, Error, Result};
 pub use stream::{Builder, ByKey, Rekeyed, Stream};
@@ -77,4 +88,5 @@ pub use task::{Commit, Consumed, Frozen, Task};
 pub use time::{EventTime, OnFuture, Watermark, WhenIdle};
 pub use topic::{Store, Topic, TopicKind};
 pub use topology::{Output, OutputKind, StoreInfo, Subtopology, Topology};
+pub use worker::Step;
 pub use window::{OnClose, Tumbling, Windowed};

@@ -153,8 +153,10 @@ pub enum StateError {
         source: io::Error,
     },
 
-    /// *Reopen: the store will be moved aside and rebuilt from the log.* The database is not what
-    /// was written, or failed in a way that it should not.
+    /// *Close and reopen the store, once: it is then moved aside and every task rebuilt from the log.*
+    /// The database is not what was written, or failed in a way that it should not. It may open and
+    /// still say so later, when a damaged page is first read: typically during a restore, which scans
+    /// everything.
     #[error(
         "state in {path} is damaged: {what}; nothing is lost: on the next start the folder is moved \
          aside and the state is rebuilt from the log"

@@ -147,6 +147,6 @@ mod tests {
         let mut one = Digest::default();
         one.add(b"key", b"value");
         let hex: String = one.to_bytes().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "PLACEHOLDER");
+        assert_eq!(hex, "e84582f5c8fe2c1351ad8f295ea712830000000000000001");
     }
 }

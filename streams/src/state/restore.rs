@@ -273,8 +273,7 @@ impl Replayer {
         self.progress = self.truth.changelogs.iter().map(fresh).collect();
         self.last = Meta::fresh(self.truth.log_id, self.truth.topology_hash, self.truth.task);
         self.rebuilt = Some(why);
-        self.pending.clear();
-        (self.pending_bytes, self.unmarked_bytes, self.records) = (0, 0, 0);
+        (self.unmarked_bytes, self.records) = (0, 0);
         self.wrong = None;
         Ok(())
     }

@@ -131,8 +131,8 @@ impl SledStore {
         Ok((Self { shared }, Some(Quarantined { why, moved_to })))
     }
 
-    /// Persists everything and gives the folder free: when it returns, the next open will find the
-    /// lock free, also in this process.
+    /// Persists everything and gives the folder free: when it returns, with or without an error of
+    /// the last persist, the next open finds the lock free, also in this process.
     ///
     /// # Errors
     /// [`StateError::Invalid`] while a tree is open; else as [`StateBackend::persist`].
@@ -140,11 +140,13 @@ impl SledStore {
         self.shared.trees.lock().clear();
         let shared = Arc::into_inner(self.shared)
             .ok_or_else(|| StateError::invalid("a tree of the state store is still open"))?;
-        shared.barrier()?;
+        let persisted = shared.barrier();
         let Shared { db, file, folder, .. } = shared;
-        drop(db);
+        // It flushes once more, which may panic when it failed before.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
         // Helper threads of sled may hold the file, and with it the lock, a moment longer.
-        file.lock().map_err(|e| StateError::io("lock", &folder, e))
+        file.lock().map_err(|e| StateError::io("lock", &folder, e))?;
+        persisted
     }
 }
 
@@ -305,10 +307,19 @@ struct Shared {
     failed: OnceLock<String>,
 }
 
+#[derive(Default)]
 struct Barrier {
     /// The number of the last barrier that held.
     done: u64,
-    /// Large values, which are written once, that were synced.
+    synced: Synced,
+}
+
+/// The names that are durable.
+#[derive(Default)]
+struct Synced {
+    /// In the database's folder.
+    files: BTreeSet<OsString>,
+    /// In the folder of large values, whose bytes are durable too.
     blobs: BTreeSet<OsString>,
 }
 
@@ -357,7 +368,7 @@ impl Shared {
             trees: Mutex::default(),
             on_large_value: settings.on_large_value.clone(),
             begun: AtomicU64::new(0),
-            barrier: Mutex::new(Barrier { done: 0, blobs: BTreeSet::new() }),
+            barrier: Mutex::default(),
             failed: OnceLock::new(),
         };
         // The sentinel, sled's settings, and the folder's own name.
@@ -406,7 +417,7 @@ impl Shared {
         }
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         self.guarded("write", || self.db.flush())?;
-        if let Err((path, source)) = self.sync_files(&mut barrier.blobs) {
+        if let Err((path, source)) = self.sync_files(&mut barrier.synced) {
             // After a failed sync the pages count as clean, and nobody knows what is on the medium.
             self.condemn(format!("cannot sync {}: {source}", path.display()));
             return Err(StateError::io("sync", &path, source));
@@ -415,32 +426,44 @@ impl Shared {
         Ok(())
     }
 
-    fn sync_files(&self, blobs: &mut BTreeSet<OsString>) -> Result<(), (PathBuf, io::Error)> {
-        let folder = self.folder.join("blobs");
+    /// Large values are written once, each to a file of its own: the new ones are synced. Names
+    /// appear and vanish with them and when sled opens: folders whose names changed are synced.
+    fn sync_files(&self, synced: &mut Synced) -> Result<(), (PathBuf, io::Error)> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| (path, error)
         };
-        let mut there = BTreeSet::new();
-        for entry in fs::read_dir(&folder).map_err(at(&folder))? {
-            let entry = entry.map_err(at(&folder))?;
-            let (path, name) = (entry.path(), entry.file_name());
-            if !blobs.contains(&name) {
-                match File::open(&path).and_then(|file| file.sync_all()) {
-                    // sled removed it meanwhile.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    synced => synced.map_err(at(&path))?,
-                }
+        let blobs = self.folder.join("blobs");
+        let names = names(&blobs).map_err(at(&blobs))?;
+        for name in names.difference(&synced.blobs) {
+            let path = blobs.join(name);
+            match File::open(&path).and_then(|file| file.sync_all()) {
+                // sled removed it meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(at(&path))?,
             }
-            there.insert(name);
         }
-        *blobs = there;
         self.file.sync_data().map_err(at(&self.folder.join("db")))?;
-        for folder in [&folder, &self.folder] {
-            File::open(folder).and_then(|f| f.sync_all()).map_err(at(folder))?;
-        }
-        Ok(())
+        sync_names(&blobs, names, &mut synced.blobs).map_err(at(&blobs))?;
+        let names = self::names(&self.folder).map_err(at(&self.folder))?;
+        sync_names(&self.folder, names, &mut synced.files).map_err(at(&self.folder))
     }
+}
+
+fn names(folder: &Path) -> io::Result<BTreeSet<OsString>> {
+    fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name())).collect()
+}
+
+fn sync_names(
+    folder: &Path,
+    now: BTreeSet<OsString>,
+    synced: &mut BTreeSet<OsString>,
+) -> io::Result<()> {
+    if now != *synced {
+        File::open(folder)?.sync_all()?;
+        *synced = now;
+    }
+    Ok(())
 }
 
 enum Sentinel {
