@@ -73,7 +73,6 @@ struct Driven {
     read: usize,
     committed: usize,
     pending: Pending,
-    txn_seq: u64,
     /// What the last commit stored beside the offsets.
     meta: Option<Meta>,
 }
@@ -248,13 +247,12 @@ impl TestDriver {
             leader_epoch: 0,
             next_offset: driven.read as Offset,
         };
-        let commit =
-            Commit { log_id: self.log_id, txn_seq: driven.txn_seq + 1, consumed: &[consumed] };
+        let txn_seq = driven.task.txn_seq() + 1;
+        let commit = Commit { log_id: self.log_id, txn_seq, consumed: &[consumed] };
         driven.meta = Some(driven.task.flush(&commit, &mut driven.pending)?);
         for (topic, partition, batch) in std::mem::take(&mut driven.pending.records) {
             append(&mut self.topics, &topic, partition, batch);
         }
-        driven.txn_seq += 1;
         driven.committed = driven.read;
         driven.task.committed();
         Ok(true)
@@ -300,7 +298,6 @@ impl TestDriver {
         let driven = &mut self.tasks[at];
         driven.read = old.committed;
         driven.committed = old.committed;
-        driven.txn_seq = old.txn_seq;
         driven.meta = old.meta;
         let Some(meta) = &driven.meta else { return Ok(()) };
         for output in self.topology.subtopologies()[driven.subtopology].outputs() {
@@ -344,12 +341,14 @@ impl TestDriver {
     /// # Errors
     /// Those of [`TestDriver::process`] and [`TestDriver::commit`].
     pub fn run(&mut self) -> Result<()> {
-        loop {
+        const ROUNDS_MAX: usize = 10_000;
+        for _ in 0..ROUNDS_MAX {
             self.process()?;
             if !self.commit()? {
                 return Ok(());
             }
         }
+        Err(Error::invalid(format!("the pipeline does not come to rest in {ROUNDS_MAX} rounds")))
     }
 
     /// Every partition has been at its end for long enough to count as idle.
@@ -506,7 +505,6 @@ impl TestDriver {
                     read: 0,
                     committed: 0,
                     pending: Pending { partitions, topics, records: Vec::new() },
-                    txn_seq: 0,
                     meta: None,
                 });
             }

@@ -165,6 +165,29 @@ fn records_without_a_time_count_for_their_append_and_move_nothing() -> Result<()
 }
 
 #[test]
+fn times_before_1970_are_times() -> Result<()> {
+    let mut t = TestDriver::new(Topology::build("test", |b| {
+        b.stream(&IN)
+            .timestamp(|_, value| *value)
+            .select_key(|key, _| *key)
+            .repartition(&MOVED)
+            .window(Tumbling::of(Duration::from_millis(10)).no_grace())
+            .count(&WINDOWS)
+            .late(|late| late.to(&LATE))
+            .emit(OnClose)
+            .to(&COUNTS);
+        Ok(())
+    })?);
+    for time in [-995, -1, -15, 3] {
+        t.pipe(&IN, &1, &time, 1000)?;
+    }
+    t.end_of_input()?;
+    // -15 came in time: marks of time follow the records of a commit.
+    assert_eq!(starts(&mut t)?, [-1000, -20, -10, 0]);
+    Ok(())
+}
+
+#[test]
 fn file_b_is_not_late_behind_file_a_in_a_backlog() -> Result<()> {
     let mut t = TestDriver::new(windows(Watermark::AfterBacklog(Duration::ZERO))?);
     t.pipe_backlog("in", true)?;
@@ -273,10 +296,7 @@ fn an_empty_partition_counts_as_idle_once_its_end_was_seen() -> Result<()> {
 #[test]
 fn the_last_window_closes_by_the_clock_or_never() -> Result<()> {
     let lag = Duration::from_secs(5);
-    let cases = [
-        (WhenIdle::Hold, vec![]),
-        (WhenIdle::AdvanceWithClock { lag }, vec![1_000_000]),
-    ];
+    let cases = [(WhenIdle::Hold, vec![]), (WhenIdle::AdvanceWithClock { lag }, vec![1_000_000])];
     for (policy, after) in cases {
         let mut t = TestDriver::new(hop(policy)?);
         t.clock(1_000_000).pipe(&IN, &0, &1_000_000, 1_000_000)?;
