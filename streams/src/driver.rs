@@ -73,8 +73,9 @@ struct Driven {
     read: usize,
     committed: usize,
     pending: Pending,
-    /// What the last commit stored beside the offsets.
+    /// What the last commit stored beside the offsets, and what the next one will.
     meta: Option<Meta>,
+    flushed: Option<Meta>,
 }
 
 /// What an open transaction has written: topic, partition, batch.
@@ -237,6 +238,20 @@ impl TestDriver {
     }
 
     fn commit_task(&mut self, at: usize) -> Result<bool> {
+        if !self.flush_task(at)? {
+            return Ok(false);
+        }
+        let driven = &mut self.tasks[at];
+        for (topic, partition, batch) in std::mem::take(&mut driven.pending.records) {
+            append(&mut self.topics, &topic, partition, batch);
+        }
+        driven.committed = driven.read;
+        driven.meta = driven.flushed.take();
+        driven.task.committed();
+        Ok(true)
+    }
+
+    fn flush_task(&mut self, at: usize) -> Result<bool> {
         let driven = &mut self.tasks[at];
         let moved = driven.read != driven.committed || !driven.pending.records.is_empty();
         if !moved && !driven.task.is_dirty() {
@@ -249,13 +264,21 @@ impl TestDriver {
         };
         let txn_seq = driven.task.txn_seq() + 1;
         let commit = Commit { log_id: self.log_id, txn_seq, consumed: &[consumed] };
-        driven.meta = Some(driven.task.flush(&commit, &mut driven.pending)?);
-        for (topic, partition, batch) in std::mem::take(&mut driven.pending.records) {
-            append(&mut self.topics, &topic, partition, batch);
-        }
-        driven.committed = driven.read;
-        driven.task.committed();
+        driven.flushed = Some(driven.task.flush(&commit, &mut driven.pending)?);
         Ok(true)
+    }
+
+    /// As [`TestDriver::abort`], but at the last moment: when everything was flushed, the commit is
+    /// refused.
+    ///
+    /// # Errors
+    /// Those of [`Task::flush`].
+    pub fn refuse(&mut self) -> Result<()> {
+        for at in 0..self.tasks.len() {
+            self.flush_task(at)?;
+        }
+        self.abort();
+        Ok(())
     }
 
     /// Aborts every open transaction: what it wrote is gone, and its input will be read again.
@@ -506,6 +529,7 @@ impl TestDriver {
                     committed: 0,
                     pending: Pending { partitions, topics, records: Vec::new() },
                     meta: None,
+                    flushed: None,
                 });
             }
         }

@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
+use thalweg_core::batch::{BatchBuilder, BatchRef, Scratch};
+use thalweg_core::config::Compression;
+use thalweg_core::ids::{ProducerIdentity, Uuid};
+use thalweg_core::record::WATERMARK_HEADER;
 use thalweg_streams::driver::TestDriver;
+use thalweg_streams::state::backend::StateStore;
+use thalweg_streams::state::memory::MemoryStore;
 use thalweg_streams::{
-    Builder, EventTime, OnClose, OnFuture, Result, Store, Topic, Topology, Tumbling, Watermark,
-    WhenIdle, Windowed,
+    Builder, Commit, Consumed, Emit, EventTime, OnClose, OnFuture, Outgoing, Result, Store, Task,
+    Topic, Topology, Tumbling, Watermark, WhenIdle, Windowed,
 };
 
 const IN: Topic<u8, i64> = Topic::new("in");
@@ -227,6 +234,8 @@ fn time_passes_a_filter_that_drops_everything() -> Result<()> {
     t.run()?;
     assert!(starts(&mut t)?.is_empty());
     t.pipe(&IN, &1, &77, 1000)?; // dropped before the repartition
+    t.process()?;
+    t.refuse()?; // the mark of the first try is gone with its transaction
     t.run()?;
     assert_eq!(starts(&mut t)?, [0]);
     assert_eq!(t.task(1, 0).expect("a task").watermark(), Some(77));
@@ -266,6 +275,53 @@ fn time_behind_a_repartition_is_that_of_the_slowest_task_before_it() -> Result<(
     t.run()?;
     assert_eq!(downstream(&t), Some(200), "and when it is back, time does not go back");
     assert_eq!(t.read(&LATE)?, [(0, 90)]);
+    Ok(())
+}
+
+/// A task that takes over alone knows what its predecessor had heard, although no task before it says
+/// it again.
+#[test]
+fn what_was_heard_of_time_goes_with_the_meta_record() -> Result<()> {
+    struct Nowhere;
+    impl Emit for Nowhere {
+        fn emit(&mut self, _: Outgoing<'_>) -> Result<()> {
+            Ok(())
+        }
+    }
+    // subtopology, partition, watermark, idle: as `__tw.wm` has it.
+    let mark = |partition: u32, watermark: i64, idle: u8| {
+        let parts = [&0_u32.to_be_bytes()[..], &partition.to_be_bytes(), &watermark.to_be_bytes()];
+        let mut builder = BatchBuilder::new(Compression::None, 128);
+        let value = [&parts.concat()[..], &[idle]].concat();
+        let headers = [(WATERMARK_HEADER.as_bytes(), Some(&value[..]))];
+        builder.push(0, None, None, &headers).expect("a small record");
+        builder.finish(ProducerIdentity::NONE, -1, false).map_err(thalweg_streams::Error::from)
+    };
+    let topology = hop(WhenIdle::Hold)?;
+    let task = || -> Result<Task> {
+        Ok(topology.task(1, 0, &|_| 3, MemoryStore::default().open("task")?))
+    };
+    let hear = |task: &mut Task, batch: Bytes| -> Result<Option<i64>> {
+        let mut scratch = Scratch::default();
+        let batch = BatchRef::parse(&batch).expect("a batch");
+        let mut records = batch.records(&mut scratch).expect("its records").map_while(|r| r.ok());
+        task.process(0, &mut records, 1000, &mut Nowhere)?;
+        Ok(task.watermark())
+    };
+
+    let mut first = task()?;
+    assert_eq!(hear(&mut first, mark(0, 100, 0)?)?, None);
+    assert_eq!(hear(&mut first, mark(1, 70, 1)?)?, None, "partition 2 was not heard of");
+    assert_eq!(hear(&mut first, mark(2, 80, 0)?)?, Some(80), "partition 1 is idle");
+    let consumed = [Consumed { topic_id: Uuid([2; 16]), leader_epoch: 0, next_offset: 3 }];
+    let commit = Commit { log_id: Uuid([1; 16]), txn_seq: 1, consumed: &consumed };
+    let meta = first.flush(&commit, &mut Nowhere)?;
+
+    let mut second = task()?;
+    second.restore(&meta)?;
+    assert_eq!(second.watermark(), Some(80));
+    assert_eq!(hear(&mut second, mark(2, 90, 0)?)?, Some(90));
+    assert_eq!(hear(&mut second, mark(2, 200, 0)?)?, Some(100), "partition 0 stands at 100");
     Ok(())
 }
 
