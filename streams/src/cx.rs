@@ -12,7 +12,7 @@ use crate::state::backend::StateBackend;
 use crate::state::meta::TaskId;
 use crate::time::{EventTime, Judged, Mark, TaskTime};
 
-/// A record inside a pipeline.
+/// A record inside a pipeline, for operators that want its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rec<K, V> {
     /// Its key.
@@ -21,9 +21,6 @@ pub struct Rec<K, V> {
     pub value: V,
     /// When it happened, in milliseconds since 1970.
     pub time: Timestamp,
-    /// Whether it is evidence for how far time has come: it has a time of its own, not ahead of its
-    /// append.
-    pub(crate) settled: bool,
 }
 
 /// Where a record came from, for operators that want to know.
@@ -134,9 +131,11 @@ pub struct Counters {
 /// The surroundings of the record that is being processed, and of results between records.
 pub struct Cx<'r, 't> {
     /// The record at hand; none while windows close or changes are flushed.
-    pub(crate) record: Option<RecordRef<'r>>,
-    /// Headers that go along with the record to its outputs.
-    pub(crate) headers: Headers<'r>,
+    pub(crate) record: Option<&'r RecordRef<'r>>,
+    /// Whether its headers go along with it to its outputs.
+    pub(crate) headers_go_along: bool,
+    /// The time of the record or result at hand.
+    pub(crate) now: Judged,
     /// How late the record is, on its way down a late stream.
     pub(crate) late_by_ms: Option<i64>,
     pub(crate) topic: &'static str,
@@ -163,6 +162,15 @@ impl<'r> Cx<'r, '_> {
         }
     }
 
+    /// The headers that a result of the record at hand has.
+    #[inline]
+    pub(crate) fn headers(&self) -> Headers<'r> {
+        match self.record {
+            Some(record) if self.headers_go_along => record.headers,
+            _ => Headers::default(),
+        }
+    }
+
     /// What the tasks behind a repartition topic should know about this one's time.
     pub(crate) fn mark(&self) -> Mark {
         Mark { task: self.task, watermark: self.time.watermark(), idle: self.time.is_idle() }
@@ -170,8 +178,8 @@ impl<'r> Cx<'r, '_> {
 
     /// Judges the time of the record that is being read, and moves time by it.
     #[inline]
-    pub(crate) fn observe(&mut self, event: EventTime, appended: Timestamp) -> Judged {
-        self.time.observe(self.input, event, appended, self.clock)
+    pub(crate) fn observe(&mut self, event: EventTime, appended: Timestamp) {
+        self.now = self.time.observe(self.input, event, appended, self.clock);
     }
 }
 
