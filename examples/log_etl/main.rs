@@ -175,12 +175,14 @@ async fn work(options: &Options, log: &Arc<EmbeddedLog>, shown: &Arc<Shown>) -> 
         Ended::Source(Ok(())) => {
             // Everything is in the log: read it to its end, and close what holds data.
             app.end_of_input().await?;
+            look(&app, shown).await?;
             app.stop().await.map_err(Failure::from)
         }
         Ended::Signal => {
             say("stopping: what was read is committed, open minutes stay open");
             let _ = stop_source.send(true);
             let stopped = source.await?;
+            look(&app, shown).await?;
             app.stop().await?;
             stopped
         }
@@ -274,7 +276,6 @@ async fn follow(
         let stopping = *stop.borrow();
         let step = if stopping { None } else { Some(runner.step().await?) };
         let stats = runner.stats();
-        shown.lines.store(stats.records, Relaxed);
         shown.unread.store(stats.lag_bytes, Relaxed);
         let source = runner.source_mut();
         for notice in source.take_notices() {
@@ -282,6 +283,7 @@ async fn follow(
             say(&format!("{mark}: {}: {}", notice.path.display(), notice.what));
         }
         shown.files.store(source.stats().files, Relaxed);
+        shown.lines.store(source.stats().lines, Relaxed);
         shown.skipped.store(source.skipped(), Relaxed);
         match step {
             None => return Ok(runner.finish().await?),
@@ -314,14 +316,22 @@ async fn write(
     Ok(stats.files_finished)
 }
 
-/// Keeps the view's counters of the pipeline fresh.
+/// Reads the counters of the pipeline.
+async fn look(app: &RunningApp, shown: &Shown) -> Result<(), Failure> {
+    let stats = app.stats().await?;
+    shown.lag.store(stats.lag, Relaxed);
+    shown.windows.store(stats.windows_closed, Relaxed);
+    shown.late.store(stats.late, Relaxed);
+    Ok(())
+}
+
+/// Keeps the counters of the pipeline fresh, until that fails: whatever stopped the log is told by
+/// those who work with it.
 async fn count(app: &RunningApp, shown: &Shown) {
-    while let Ok(stats) = app.stats().await {
-        shown.lag.store(stats.lag, Relaxed);
-        shown.windows.store(stats.windows_closed, Relaxed);
-        shown.late.store(stats.late, Relaxed);
+    while look(app, shown).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    std::future::pending::<()>().await;
 }
 
 /// Waits for Ctrl-C or SIGTERM.
