@@ -1,6 +1,7 @@
 //! The seam for data coming in: a source pushes records and marks how far they cover its splits.
 //!
 //! ```text
+//!   Source::open <- the stored positions
 //!   Source::poll -> Outbox: record, record, mark(split, position), record, mark ...
 //!                     |
 //!   one transaction:  records -> their topic     positions -> __connect_positions     commit
@@ -69,6 +70,9 @@ pub trait Outbox {
 /// A task of a source connector.
 #[async_trait]
 pub trait Source: Send {
+    /// Goes back to `stored`, whatever was pushed since. Called before the first `poll`, and after
+    /// every transaction that was not committed.
+    async fn open(&mut self, stored: &Positions) -> Result<()>;
     /// Pushes records until there are no more for now or the outbox is full. Must not wait for data:
     /// say [`Polled::Idle`].
     async fn poll(&mut self, out: &mut (dyn Outbox + Send)) -> Result<Polled>;

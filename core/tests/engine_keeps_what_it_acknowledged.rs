@@ -55,7 +55,7 @@ fn a_committed_transaction_is_seen_and_an_aborted_one_is_not() {
             if commit { producer.commit().await? } else { producer.flush().await?; producer.abort().await? }
             log.check_coordinators()?;
         }
-        thalweg_core::Result::<()>::Ok(())
+        Result::<()>::Ok(())
     })
     .expect("transactions");
     now(log.tick()).expect("tick");
@@ -101,7 +101,7 @@ fn transfers(disk: &SimDisk, level: Level, seed: u64, count: usize) -> Result<us
                 log.tick().await?;
             }
         }
-        thalweg_core::Result::<()>::Ok(())
+        Result::<()>::Ok(())
     };
     // The crash ends the run; what was acknowledged before it counts.
     let _ = now(run);

@@ -80,9 +80,19 @@ impl Disk for RealDisk {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match rename_no_replace(from, to) {
             // NFS, old overlayfs, kernels without renameat2.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => link_then_unlink(from, to),
+            Err(first @ (Errno::INVAL | Errno::NOSYS | Errno::NOTSUP)) => {
+                match link_then_unlink(from, to) {
+                    // Folders cannot be linked: what the rename said of them holds.
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(first.into()),
+                    other => other,
+                }
+            }
             other => Ok(other?),
         }
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -24,12 +24,14 @@
 //! | room | idea |
 //! |---|---|
 //! | `sim/world` | the machine: doors, crash points, handles, locks |
+//! | `sim/calls` | what each call does |
 //! | `sim/tree` | names, now and durable |
 //! | `sim/pages` | one file's bytes, cached and on the medium |
 //! | `sim/faults` | what else goes wrong, and when |
 //! | `sim/trace` | what was done |
 //! | `sim/rng` | numbers from a seed |
 
+mod calls;
 mod faults;
 mod pages;
 mod rng;
@@ -37,6 +39,7 @@ mod trace;
 mod tree;
 mod world;
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -48,10 +51,11 @@ use rustix::io::Errno;
 pub use self::faults::{Call, Failure};
 pub use self::rng::Rng;
 
+use self::calls::Target;
 use self::pages::PAGE;
 use self::trace::{Event, hash_bytes};
 use self::tree::NodeId;
-use self::world::{Door, HandleId, Opened, Target, Who, World, down};
+use self::world::{Door, HandleId, Opened, Who, World, down};
 use super::{Disk, DiskFile, Entry, LockKind, Open, Stat};
 
 /// How the program under test, or its machine, dies.
@@ -99,7 +103,7 @@ pub struct SimFile {
 
 /// A held lock of the simulated disk.
 pub struct SimLock {
-    _hold: Hold,
+    hold: Hold,
 }
 
 /// A handle, closed when dropped.
@@ -187,6 +191,12 @@ impl SimDisk {
     /// Whether the system knows when a file was born. It does at first.
     pub fn set_birth_times(&self, known: bool) {
         self.world.lock().birth_times = known;
+    }
+
+    /// Whether a file may have a second name. It may at first; else
+    /// [`Disk::link`](crate::disk::Disk::link) fails with EPERM, as on FAT.
+    pub fn set_hard_links(&self, possible: bool) {
+        self.world.lock().hard_links = possible;
     }
 
     /// Bytes the disk holds, counted in pages of 4 KiB. Unlimited at first. Writes past it are short
@@ -321,6 +331,11 @@ impl Disk for SimDisk {
         self.call(event, nothing, |world, door| world.rename(door, from, to, true))
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let event = Event { to: Some(to.into()), ..Event::on(Call::Link.verb(), from) };
+        self.call(event, nothing, |world, door| world.link(door, from, to))
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let event = Event::on(Call::Remove.verb(), path);
         self.call(event, nothing, |world, door| world.remove(door, path))
@@ -362,7 +377,7 @@ impl Disk for SimDisk {
     fn lock(&self, path: &Path, kind: LockKind) -> io::Result<SimLock> {
         let event = Event { len: kind as u64, ..Event::on(Call::Lock.verb(), path) };
         let opened = self.call(event, opened_word, |world, door| world.lock(door, path))?;
-        Ok(SimLock { _hold: self.hold(&opened) })
+        Ok(SimLock { hold: self.hold(&opened) })
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -418,7 +433,9 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.needs_write()?;
+        if !self.writable {
+            return Err(Errno::INVAL.into());
+        }
         let event = self.event(Call::SetLen.verb(), 0, len);
         self.hold.disk.call(event, nothing, |world, door| world.set_len(door, &self.target(), len))
     }
@@ -459,6 +476,24 @@ impl SimFile {
 
     fn needs_write(&self) -> io::Result<()> {
         if self.writable { Ok(()) } else { Err(Errno::BADF.into()) }
+    }
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").field("door", &self.door).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SimLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimLock").field("node", &self.hold.node).finish_non_exhaustive()
     }
 }
 

@@ -27,6 +27,7 @@ pub enum Call {
     SyncData,
     SyncDir,
     Rename,
+    Link,
     Remove,
     CreateDir,
     RemoveDir,
@@ -38,8 +39,9 @@ pub enum Call {
 /// How a call fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// EIO: the device refuses. A sync leaves its pages clean and the medium unspecified; a change
-    /// of names may have happened or not; a write has not.
+    /// EIO: the device refuses. A sync of a file leaves its pages clean and the medium unspecified,
+    /// one of a folder leaves its changes unsynced for good; a change of a name or of a length may
+    /// have happened or not; a write has not.
     Io,
     /// ENOSPC: no room. Nothing has happened.
     NoSpace,
@@ -68,6 +70,7 @@ impl Call {
             Self::SyncData => "sync_data",
             Self::SyncDir => "sync_dir",
             Self::Rename => "rename",
+            Self::Link => "link",
             Self::Remove => "remove",
             Self::CreateDir => "create_dir",
             Self::RemoveDir => "remove_dir",
