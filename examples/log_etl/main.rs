@@ -54,7 +54,7 @@ struct Options {
     #[arg(long, value_parser = level, default_value = "disk")]
     level: Level,
     /// How long a minute waits for lines that come late: 90s, 5m, 1h, 1d.
-    #[arg(long, value_parser = duration, default_value = "1h")]
+    #[arg(long, value_parser = duration, default_value = "1h", allow_hyphen_values = true)]
     grace: Duration,
     /// Partitions of logs.raw; 4 when it is created. Another number than it has is refused.
     #[arg(long)]
