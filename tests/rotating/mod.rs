@@ -25,7 +25,7 @@ use crate::reference::time::{self, Civil};
 pub(crate) struct Signals {
     /// Set to end the writing.
     pub(crate) stop: AtomicBool,
-    /// How many rotations have begun; odd numbers of steps are no matter.
+    /// How many rotations have begun.
     pub(crate) rotations: AtomicU64,
     /// How many lines are in the files.
     pub(crate) lines: AtomicU64,
