@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::position::Note;
 use crate::state::backend::{StateBackend, StateStore};
-use crate::state::checkpoint::{Changelog, Plan, Stored, Truth, plan};
+use crate::state::checkpoint::{Changelog, Plan, Rebuild, Stored, Truth, plan};
 use crate::state::memory::MemoryStore;
 use crate::state::meta::{ChangelogPosition, TaskId};
 use crate::state::restore::{ChangelogRecord, Finish, ReplayLimits, Replayer, Restored};
@@ -55,8 +55,7 @@ pub struct BringUp {
     pub checkpoints_loaded: usize,
     /// Changelog records that were replayed.
     pub records_replayed: u64,
-    /// Tasks whose local state was emptied and rebuilt, and why. Not those that start for the first
-    /// time.
+    /// Tasks whose local state was emptied and rebuilt, and why. Not those that had none yet.
     pub rebuilt: Vec<(String, String)>,
 }
 
@@ -221,7 +220,6 @@ impl Starting<'_> {
         if matches!(plan, Plan::Replay { .. }) {
             report.checkpoints_loaded += 1;
         }
-        let first = truth.txn_seq == 0;
         let mut replayer = Replayer::start(backend, plan, truth, ReplayLimits::default())?;
         let restored = loop {
             self.replay(&mut replayer).await?;
@@ -234,7 +232,9 @@ impl Starting<'_> {
             }
         };
         report.records_replayed += restored.records;
-        if let Some(why) = restored.rebuilt.as_ref().filter(|_| !first) {
+        // Before its first checkpoint a task has nothing but its changelogs: nothing was lost.
+        let lost = |why: &&Rebuild| !matches!(why, Rebuild::NoCheckpoint);
+        if let Some(why) = restored.rebuilt.as_ref().filter(lost) {
             tracing::warn!(task = %tree, %why, "local state was rebuilt from the log");
             report.rebuilt.push((tree, why.to_string()));
         }

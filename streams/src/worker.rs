@@ -226,7 +226,7 @@ impl Worker {
         FetchOptions { isolation: Isolation::ReadCommitted, max_wait, max_bytes: 0 }
     }
 
-    /// Hands what was fetched to its task. True when it held records.
+    /// Hands what was fetched to its task. True when the position moved, if only over markers.
     async fn process(&mut self, index: usize, fetched: &Fetched) -> Result<bool> {
         let clock = self.log.now();
         let running = &mut self.tasks[index];
@@ -273,7 +273,7 @@ impl Worker {
         let running = &mut self.tasks[index];
         running.ready.next_offset = fetched.next_offset;
         running.ready.task.set_at_end(0, stands);
-        Ok(any)
+        Ok(true)
     }
 
     /// S3 to S7.

@@ -205,7 +205,12 @@ impl FakeLog {
         values
     }
 
-    pub(crate) fn committed(&self, group: &str, topic: &str, partition: u32) -> Option<OffsetCommit> {
+    pub(crate) fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Option<OffsetCommit> {
         let state = self.0.lock();
         state.groups.get(group)?.offsets.get(&TopicPartition::new(topic, partition)).cloned()
     }

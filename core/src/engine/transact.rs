@@ -172,9 +172,7 @@ impl<D: Disk> Inner<D> {
                         tracing::warn!(%id, error = %e, "a decided transaction is not complete yet");
                     }
                 };
-                if !self.runtime.is_inline() {
-                    self.runtime.run_later(Duration::ZERO, Box::pin(finish));
-                }
+                self.runtime.run_later(Duration::ZERO, Box::pin(finish));
                 Ok(plan.next)
             }
         }
