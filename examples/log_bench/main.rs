@@ -35,7 +35,8 @@ const PRODUCE_RECORDS: usize = 4_000_000;
 
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.starts_with(w.as_str()));
+    let asked =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.starts_with(w.as_str()));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| thalweg::Error::io("start", Path::new("runtime"), e))?;
     let figures: [(&str, &dyn Fn(&Path) -> Result<Pair>); 4] = [
@@ -161,7 +162,9 @@ async fn append(dir: &Path, record: usize) -> Result<Pair> {
     })
     .await?;
     let path = dir.join("floor");
-    let file = RealDisk.open(&path, Open::CreateNew).map_err(|e| thalweg::Error::io("create", &path, e))?;
+    let file = RealDisk
+        .open(&path, Open::CreateNew)
+        .map_err(|e| thalweg::Error::io("create", &path, e))?;
     let floor = timed(async {
         let mut position = 0;
         for chunk in (0..rounds).flat_map(|_| &chunks) {

@@ -81,7 +81,7 @@ pub mod driver;
 
 pub use app::{App, RunningApp, Stats, Stepped};
 pub use bring_up::BringUp;
-pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route, partition_of};
+pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route};
 pub use error::{CodecError, Error, Result};
 pub use stream::{Builder, ByKey, Rekeyed, Stream};
 pub use table::Table;

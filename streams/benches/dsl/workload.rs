@@ -121,7 +121,11 @@ pub(crate) fn by_the_dsl(task: &mut Task, input: &[(Vec<u8>, Vec<u8>)], out: &mu
 }
 
 /// One batch through the loop.
-pub(crate) fn by_hand(input: &[(Vec<u8>, Vec<u8>)], scratch: &mut (Vec<u8>, Vec<u8>), out: &mut Batch) {
+pub(crate) fn by_hand(
+    input: &[(Vec<u8>, Vec<u8>)],
+    scratch: &mut (Vec<u8>, Vec<u8>),
+    out: &mut Batch,
+) {
     for record in records(input) {
         let key: u64 = Bincode.decode(record.key.unwrap_or_default()).expect("a number");
         let bid: Bid = Bincode.decode(record.value.unwrap_or_default()).expect("a bid");
