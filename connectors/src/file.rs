@@ -67,6 +67,7 @@ use crate::source::{Outbox, Polled, Positions, Source};
 use follow::{Access, Follow, ms};
 use identity::{Key, read_up_to};
 use notice::Trouble;
+use position::Opening;
 use reader::{Bounds, Failure, Reader, Stop};
 use tail::{Agreement, Seen, compare};
 
@@ -422,6 +423,7 @@ impl<D: Disk> FileSource<D> {
             tail.position.mtime_ms = stat.mtime_ms;
             tail.position.boot = boot;
             tail.position.text = true;
+            tail.position.opening = Opening::EMPTY;
         }
         if tail.offset() > before {
             self.follow.was_read(key);
@@ -454,8 +456,7 @@ impl<D: Disk> FileSource<D> {
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         let Some(held) = &tail.handle else { return Ok(After::Nothing) };
         let stat = held.file.stat().map_err(Failure::Read)?;
-        let agreement =
-            compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
+        let agreement = compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
         // It changes under our hands: not again before it was seen to change once more.
         tail.ahead = Default::default();
         tail.looked = Some(Seen::of(&stat));
@@ -518,9 +519,10 @@ impl<D: Disk> FileSource<D> {
                     )
                 });
             }
-            let same = held.file.stat().and_then(|stat| {
-                compare(&held.file, &stat, &tail.position, self.follow.boot())
-            });
+            let same = held
+                .file
+                .stat()
+                .and_then(|stat| compare(&held.file, &stat, &tail.position, self.follow.boot()));
             match same {
                 Ok(Agreement::Same) => {}
                 Ok(_) => {
@@ -572,15 +574,5 @@ impl<D: Disk> Source for FileSource<D> {
 
     fn lag_bytes(&self) -> u64 {
         self.lag()
-    }
-}
-impl<D: Disk> FileSource<D> {
-    /// DEBUG
-    pub fn debug_dump(&self) -> String {
-        let mut s = String::new();
-        for (k, t) in &self.follow.tails { s += &format!("{k} at {:?} handle {} off {} seen {:?} looked {:?} sup {} twin {:?} wanted {} queued {} missed {} denied {} compared {:?}\n", t.at, t.handle.is_some(), t.offset(), t.seen, t.looked, t.superseded, t.position.twin, t.is_wanted(), t.queued, t.missed, t.denied, t.compared); }
-        for (k, u) in &self.follow.undecided { s += &format!("UND {k:?} {:?} {:?} handle {} waits {:?}\n", u.path, u.seen, u.handle.is_some(), u.waits_for); }
-        s += &format!("queue {:?} touched {:?}", self.follow.queue, self.follow.touched);
-        s
     }
 }

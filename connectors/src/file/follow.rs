@@ -29,9 +29,10 @@ use super::copies::{Means, Twinship, Undecided, Verdict, candidates, judge, look
 use super::discover::{Finder, Found, Listing, is_absent};
 use super::identity::{FileId, HEAD, Key, Prefix, read_up_to};
 use super::notice::{NoticeLevel, Notices, Trouble};
-use super::position::{BOOT_MAX, FilePosition, Origin};
+use super::position::{BOOT_MAX, FilePosition, Opening, Origin};
 use super::tail::{
-    Agreement, Held, HeldCount, Seen, Tail, born_apart, bytes_of, compare, current, path_of, prefix_of,
+    Agreement, Held, HeldCount, Seen, Tail, born_apart, bytes_of, compare, current, path_of,
+    prefix_of,
 };
 use crate::error::Result;
 use crate::source::{Positions, Split};
@@ -186,13 +187,13 @@ impl<D: Disk> Follow<D> {
             self.recheck(*key, stat, now, scratch);
         }
         self.meet(&listing, now);
-        let mut budget = COMPARE_BUDGET.max(scratch.len() as u64);
-        if self.undecided.values().any(Undecided::may_hold_lines) && self.verify(&known, now, scratch) {
-            self.decide(now, scratch, &mut budget);
-        }
-        self.look_at_twins(scratch, &mut budget);
         self.drain(now);
-        self.retire(&listing);
+        let mut budget = COMPARE_BUDGET.max(scratch.len() as u64);
+        if self.verify(&known, now, scratch) {
+            self.decide(now, scratch, &mut budget);
+            self.look_at_twins(scratch, &mut budget);
+            self.retire(&listing);
+        }
         self.scans += 1;
         let keys: Vec<Key> = self.tails.keys().copied().collect();
         for key in keys {
@@ -310,7 +311,13 @@ impl<D: Disk> Follow<D> {
     }
 
     /// Does what follows from a comparison of the file `stat` speaks of with its position.
-    pub(crate) fn settle(&mut self, key: Key, stat: &Stat, agreement: Agreement, scratch: &mut [u8]) {
+    pub(crate) fn settle(
+        &mut self,
+        key: Key,
+        stat: &Stat,
+        agreement: Agreement,
+        scratch: &mut [u8],
+    ) {
         let Some(old) = self.tails.get_mut(&key) else { return };
         old.compared = Some(Seen::of(stat));
         if agreement == Agreement::Same {
@@ -324,14 +331,19 @@ impl<D: Disk> Follow<D> {
             // What it held at the first scan is gone; the next run takes up what there is now.
             old.finished = true;
             old.backlog = None;
-            let what = format!("was truncated or replaced after byte {offset} was read; read on later");
+            let what =
+                format!("was truncated or replaced after byte {offset} was read; read on later");
             self.notices.say(&path, NoticeLevel::Info, what);
             return;
         }
         match agreement {
-            Agreement::Shrunk | Agreement::Zeroed => self.go_on_in_the_rest(key, stat, agreement, scratch),
+            Agreement::Shrunk | Agreement::Zeroed => {
+                self.go_on_in_the_rest(key, stat, agreement, scratch)
+            }
             _ => {
-                let what = format!("file_replaced: was truncated or replaced after byte {offset} was read");
+                let what = format!(
+                    "file_replaced: was truncated or replaced after byte {offset} was read"
+                );
                 self.notices.say(&path, NoticeLevel::Info, what);
                 self.supersede(key, stat);
             }
@@ -339,7 +351,13 @@ impl<D: Disk> Follow<D> {
     }
 
     /// A power loss took bytes that had been read: the next generation goes on in what is left.
-    fn go_on_in_the_rest(&mut self, key: Key, stat: &Stat, agreement: Agreement, scratch: &mut [u8]) {
+    fn go_on_in_the_rest(
+        &mut self,
+        key: Key,
+        stat: &Stat,
+        agreement: Agreement,
+        scratch: &mut [u8],
+    ) {
         let Some(old) = self.tails.get_mut(&key) else { return };
         let Some(held) = old.handle.take() else { return };
         let path = old.name().to_owned();
@@ -485,7 +503,8 @@ impl<D: Disk> Follow<D> {
     fn meet(&mut self, listing: &Listing, now: i64) {
         let first = self.scans == 0 && self.new_folder;
         let allowed = self.config.once.then(|| {
-            let sizes = || listing.files.iter().map(|f| (FileId::of(&f.stat), f.stat.len)).collect();
+            let sizes =
+                || listing.files.iter().map(|f| (FileId::of(&f.stat), f.stat.len)).collect();
             self.ends.get_or_insert_with(sizes).clone()
         });
         for undecided in self.undecided.values_mut() {
@@ -511,7 +530,8 @@ impl<D: Disk> Follow<D> {
                     self.ignored.insert(id);
                     continue;
                 }
-                let mut undecided = Undecided::new(path.clone(), stat.birth_ns, Seen::of(stat), now);
+                let mut undecided =
+                    Undecided::new(path.clone(), stat.birth_ns, Seen::of(stat), now);
                 undecided.end = end.flatten();
                 undecided.first = self.scans == 0 && stat.len > 0;
                 self.undecided.insert(id, undecided);
@@ -534,7 +554,13 @@ impl<D: Disk> Follow<D> {
             });
             undecided.handle.get_or_insert(held);
         }
-        self.undecided.retain(|_, undecided| undecided.listed || undecided.handle.is_some());
+        self.undecided.retain(|_, undecided| {
+            let held = undecided.handle.as_ref().map(|held| held.file.stat());
+            if let (false, Some(Ok(stat))) = (undecided.listed, &held) {
+                undecided.see(Seen::of(stat), now);
+            }
+            undecided.listed || held.is_some()
+        });
     }
 
     /// Compares all files that changed since they were compared last: what is in them now decides
@@ -627,6 +653,7 @@ impl<D: Disk> Follow<D> {
         }
         let mut head = [0; HEAD];
         let have = read_up_to(&held.file, &mut head, 0)?;
+        undecided.opening = Opening::of(&head[..have]);
         let originals = candidates(&self.disk, &mut self.tails, id, &head[..have]);
         let mut means = Means { scratch, budget: *budget, boot: &self.boot };
         let verdict =
@@ -639,7 +666,12 @@ impl<D: Disk> Follow<D> {
                 return Err(e);
             }
         };
-        let waited = now.saturating_sub(undecided.since) >= ms(self.config.copy_patience);
+        // An original that has lost its name is let go of soon; then the bytes will tell.
+        let leaving = |of: Key| {
+            self.tails.get(&of).is_some_and(|tail| tail.at.is_none() && tail.handle.is_some())
+        };
+        let waited = now.saturating_sub(undecided.since) >= ms(self.config.copy_patience)
+            && !undecided.waits_for.is_some_and(leaving);
         self.busy.extend(undecided.waits_for);
         undecided.handle = Some(held);
         self.undecided.insert(id, undecided);
@@ -675,6 +707,7 @@ impl<D: Disk> Follow<D> {
             birth_ns: undecided.birth_ns,
             twin,
             text: undecided.text || prefix.len() > 0,
+            opening: if prefix.len() > 0 { Opening::EMPTY } else { undecided.opening },
             prefix,
             lines: 0,
             mtime_ms: undecided.seen.mtime_ms,
@@ -719,7 +752,8 @@ impl<D: Disk> Follow<D> {
 
     /// An undecided file turned out to hold the bytes of a position whose file has them no more.
     fn inherit(&mut self, id: FileId, of: Key) {
-        let (Some(undecided), Some(original)) = (self.undecided.remove(&id), self.remove(of)) else {
+        let (Some(undecided), Some(original)) = (self.undecided.remove(&id), self.remove(of))
+        else {
             return;
         };
         let key = self.free_key(id);
@@ -740,7 +774,9 @@ impl<D: Disk> Follow<D> {
 
     /// The same for a file that was a twin of it.
     fn inherit_as_twin(&mut self, key: Key, of: Key) {
-        let (Some(original), Some(twin)) = (self.remove(of), self.tails.remove(&key)) else { return };
+        let (Some(original), Some(twin)) = (self.remove(of), self.tails.remove(&key)) else {
+            return;
+        };
         let position = FilePosition {
             key,
             birth_ns: twin.position.birth_ns,
@@ -863,7 +899,10 @@ impl<D: Disk> Follow<D> {
     fn drain(&mut self, now: i64) {
         let wait = ms(self.config.rotate_wait);
         for (key, tail) in &mut self.tails {
-            if tail.position.twin.is_some() || !tail.is_rotated() || now.saturating_sub(tail.changed_at) < wait {
+            if tail.position.twin.is_some()
+                || !tail.is_rotated()
+                || now.saturating_sub(tail.changed_at) < wait
+            {
                 continue;
             }
             let unread = tail.upto() > tail.offset() && !tail.finished && !tail.denied;

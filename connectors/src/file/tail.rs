@@ -193,13 +193,17 @@ impl<F: DiskFile> Tail<F> {
 
     /// Whether a turn may find something.
     pub(crate) fn is_wanted(&self) -> bool {
-        if self.position.twin.is_some() || self.finished || (self.handle.is_none() && self.at.is_none()) {
+        if self.position.twin.is_some()
+            || self.finished
+            || (self.handle.is_none() && self.at.is_none())
+        {
             return false;
         }
         let unread = self.upto() > self.offset();
         // As long as the offset, but touched: only a look tells whether it is still the same.
         let touched = self.handle.is_none() && self.seen.mtime_ms != self.position.mtime_ms;
-        self.take_rest || (self.looked != Some(self.seen) && (unread || (touched && self.offset() > 0)))
+        self.take_rest
+            || (self.looked != Some(self.seen) && (unread || (touched && self.offset() > 0)))
     }
 
     /// Whether the file may be closed and opened again when it is needed: it still has a name.
@@ -251,7 +255,11 @@ pub(crate) fn compare(
     let reused = born_apart(stat, position);
     let prefix = &position.prefix;
     if prefix.len() == 0 {
-        return Ok(if reused { Agreement::Other } else { Agreement::Same });
+        let opening = position.opening.bytes();
+        let mut bytes = [0; BLOCK];
+        let have = read_up_to(file, &mut bytes[..opening.len()], 0)?;
+        let same = !reused && bytes[..have] == *opening;
+        return Ok(if same { Agreement::Same } else { Agreement::Other });
     }
     if reused {
         let same = prefix.head_agrees(file)?
