@@ -287,7 +287,7 @@ fn lines_end_cut_and_start_where_the_bytes_say() {
             (1, b"".to_vec()),
             (3, b"a".to_vec()),
             (6, b"b\r".to_vec()),
-            (10, b"c\r".to_vec()),
+            (10, b"c".to_vec()),
         ]
     );
     for (length, cut) in [(LINE_MAX, false), (LINE_MAX + 1, true), (3 * LINE_MAX, true)] {
