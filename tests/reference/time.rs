@@ -131,8 +131,11 @@ fn date_time<'a>(text: &'a [u8], separators: &[u8]) -> Option<(Civil, &'a [u8])>
     Some((Civil { year, month, day, hour, minute, second, millis: 0 }, text))
 }
 
+/// Hour, minute, second.
+pub(crate) type Clock = (i64, i64, i64);
+
 /// `hh:mm:ss`.
-pub(crate) fn clock(text: &[u8]) -> Option<((i64, i64, i64), &[u8])> {
+pub(crate) fn clock(text: &[u8]) -> Option<(Clock, &[u8])> {
     let (hour, text) = digits(text, 2)?;
     let (minute, text) = digits(text.strip_prefix(b":")?, 2)?;
     let (second, text) = digits(text.strip_prefix(b":")?, 2)?;
