@@ -69,7 +69,10 @@ impl Entropy {
                     let rest = &mut bytes[filled..];
                     let flags = rustix::rand::GetRandomFlags::empty();
                     // The system call fails only when interrupted.
-                    #[expect(clippy::disallowed_methods, reason = "the one place that reads entropy")]
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "the one place that reads entropy"
+                    )]
                     let got = rustix::rand::getrandom(rest, flags).unwrap_or(0);
                     filled += got;
                 }
