@@ -128,12 +128,12 @@ fn survive(place: &Place, seed: u64, kills: u64) {
 
     let written = std::thread::scope(|scope| {
         let stop = StopWriting(&signals);
-        let mut theirs = random.split();
-        let writer = scope.spawn(|| rotating::write(&place.logs, &mut theirs, clock, &signals));
+        let (mut theirs, folder, signals) = (random.split(), &place.logs, &signals);
+        let writer = scope.spawn(move || rotating::write(folder, &mut theirs, clock, signals));
         for kill in 0..kills {
             let mut run = follow(place).start();
             let moment = Moment::of(kill, &mut random);
-            moment.wait(&mut run, place, &signals);
+            moment.wait(&mut run, place, signals);
             let words = run.kill().words;
             // What was loaded here was saved by a run that had been killed.
             checkpoints += checkpoints_loaded(&words);

@@ -265,13 +265,16 @@ fn json_is_read_by_the_letter() {
         "{\"a\":\"\t\"}",
         "{\"a\":1}\u{a0}",
         r#"{"a":1e}"#,
+        r#"{"a":1e400}"#,
         r#"{"a":--1}"#,
         r#"{"a":"b}"#,
     ] {
         assert!(json::object(bad).is_none(), "{bad} is no object");
     }
-    let deep = format!("{{\"a\":{}{}}}", "[".repeat(60_000), "]".repeat(60_000));
-    assert!(json::object(&deep).is_some(), "depth has no limit of its own");
+    for (depth, read) in [(126, true), (127, false), (60_000, false)] {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(json::object(&deep).is_some(), read, "{depth} arrays in an object");
+    }
 }
 
 #[test]
@@ -287,7 +290,7 @@ fn lines_end_cut_and_start_where_the_bytes_say() {
             (1, b"".to_vec()),
             (3, b"a".to_vec()),
             (6, b"b\r".to_vec()),
-            (10, b"c\r".to_vec()),
+            (10, b"c".to_vec()),
         ]
     );
     for (length, cut) in [(LINE_MAX, false), (LINE_MAX + 1, true), (3 * LINE_MAX, true)] {

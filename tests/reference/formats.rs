@@ -105,15 +105,15 @@ fn from_json(line: &str) -> Option<Found> {
 
 /// `[<PRI>]Mmm [d]d hh:mm:ss host tag[pid]: text`.
 ///
-/// Decisions: PRI has one to three digits and is at most 191; a day of one digit may have a space before
-/// it (RFC 3164 pads so); other separators are one space; the time has no fraction.
+/// Decisions: PRI has one to three digits, also above RFC 3164's 191; a day of one digit may have a space
+/// before it (RFC 3164 pads so); other separators are one space; the time has no fraction.
 fn from_syslog(line: &str, mtime: i64) -> Option<Found> {
     let (pri, text) = match line.strip_prefix('<') {
         Some(rest) => {
             let (number, rest) = rest.split_once('>')?;
             let plain =
                 (1..=3).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
-            let pri = number.parse::<u32>().ok().filter(|pri| plain && *pri <= 191)?;
+            let pri = number.parse::<u32>().ok().filter(|_| plain)?;
             (Some(pri), rest)
         }
         None => (None, line),
@@ -161,21 +161,17 @@ fn from_iso(line: &str) -> Option<Found> {
 
 /// `host tag[pid]: text` or `host tag: text` -> tag, text without leading spaces.
 ///
-/// Decisions: host is anything but spaces; tag anything but spaces, `[` and `:`; pid digits; the colon
-/// is followed by a space or ends the line (so that `GET http://..` is no tag). "Spaces" are U+0020.
+/// Decisions: host and tag are words (anything but U+0020) with one space between them; the tag is the
+/// one that ends in a colon, the host does not; `[` to `]` at the tag's end is the pid, whatever stands
+/// in it. So `GET http://..` is no tag, and `error: cause: text` has no host.
 fn host_and_tag(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_once(' ')?;
-    let end = rest.find([' ', '[', ':'])?;
-    let (tag, rest) = rest.split_at(end);
-    let rest = match rest.strip_prefix('[') {
-        Some(rest) => {
-            let (pid, rest) = rest.split_once(']')?;
-            let number = !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
-            number.then_some(rest)?
-        }
-        None => rest,
+    let (word, message) = rest.split_once(' ').unwrap_or((rest, ""));
+    let tag = word.strip_suffix(':')?;
+    let tag = match tag.strip_suffix(']').and_then(|tag| tag.rsplit_once('[')) {
+        Some((tag, _pid)) => tag,
+        None => tag,
     };
-    let message = rest.strip_prefix(':')?;
-    let apart = message.is_empty() || message.starts_with(' ');
-    (apart && !host.is_empty() && !tag.is_empty()).then(|| (tag, message.trim_start_matches(' ')))
+    let named = !host.is_empty() && !host.ends_with(':') && !tag.is_empty();
+    named.then(|| (tag, message.trim_start_matches(' ')))
 }
