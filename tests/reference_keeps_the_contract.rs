@@ -443,7 +443,7 @@ fn every_fault_is_noticed() {
     assert_eq!(check_all(&expected, &whole), Vec::<String>::new());
 
     type Fault = (&'static str, fn(&mut Output));
-    let faults: [Fault; 14] = [
+    let faults: [Fault; 17] = [
         ("missing", |o| drop(o.events.pop())),
         ("doubled", |o| o.events.push(o.events[3].clone())),
         ("not expected", |o| o.events[0].offset += 1),
@@ -460,7 +460,14 @@ fn every_fault_is_noticed() {
             line.time += 1;
             o.late.push(line);
         }),
-        ("says nothing", |o| drop(o.latest.pop())),
+        ("latest of", |o| drop(o.latest.pop())),
+        ("latest of", |o| o.latest[0].message.push('!')),
+        ("latest shows", |o| o.latest[0].message.push('!')),
+        ("goes back in time", |o| {
+            let mut line = o.latest[0].clone();
+            line.time -= 1;
+            o.latest.push(line);
+        }),
         ("latest", |o| o.latest[0].time -= 1),
     ];
     for (sentence, fault) in faults {
