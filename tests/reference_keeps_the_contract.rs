@@ -293,13 +293,18 @@ fn lines_end_cut_and_start_where_the_bytes_say() {
             (10, b"c".to_vec()),
         ]
     );
-    for (length, cut) in [(LINE_MAX, false), (LINE_MAX + 1, true), (3 * LINE_MAX, true)] {
-        for end in ["", "\n", "\r\n"] {
-            let bytes = ["x".repeat(length), end.to_owned()].concat().into_bytes();
-            let lines = split(&bytes);
-            assert_eq!((lines.len(), lines[0].cut), (1, cut), "{length} bytes and {end:?}");
-            assert_eq!(lines[0].bytes.len(), length.min(LINE_MAX));
-        }
+    for (length, end, cut) in [
+        (LINE_MAX, "", false),
+        (LINE_MAX, "\n", false),
+        (LINE_MAX - 1, "\r\n", false),
+        (LINE_MAX, "\r\n", true),
+        (LINE_MAX + 1, "\n", true),
+        (3 * LINE_MAX, "", true),
+    ] {
+        let bytes = ["x".repeat(length), end.to_owned()].concat().into_bytes();
+        let lines = split(&bytes);
+        assert_eq!((lines.len(), lines[0].cut), (1, cut), "{length} bytes and {end:?}");
+        assert_eq!(lines[0].bytes.len(), length.min(LINE_MAX));
     }
 }
 

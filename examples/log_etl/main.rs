@@ -54,14 +54,14 @@ struct Options {
     #[arg(long, value_parser = level, default_value = "disk")]
     level: Level,
     /// How long a minute waits for lines that come late: 90s, 5m, 1h, 1d.
-    #[arg(long, value_parser = duration, default_value = "1h")]
+    #[arg(long, value_parser = duration, default_value = "1h", allow_hyphen_values = true)]
     grace: Duration,
     /// Partitions of logs.raw; 4 when it is created. Another number than it has is refused.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     partitions: Option<u32>,
     /// Threads of the pipeline; as many as there are cores when not given.
-    #[arg(long)]
-    threads: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    threads: Option<u16>,
     /// Files, folders (their files, not below) or globs; the files under /var/log when none is given.
     paths: Vec<PathBuf>,
 }
@@ -144,7 +144,7 @@ async fn work(options: &Options, log: &Arc<EmbeddedLog>, shown: &Arc<Shown>) -> 
         .state_dir(options.data.join("state"))
         .commit_every(Duration::from_millis(100));
     if let Some(threads) = options.threads {
-        app = app.threads(threads);
+        app = app.threads(usize::from(threads));
     }
     let app = app.start(log.clone()).await?;
     let report = app.report();

@@ -4,12 +4,12 @@
 //! events    == the reference's events, line by line            (raw lines: any time)
 //! late      are events; exactly those the caller says
 //! counts    + late == events, in every (window, program, severity); each cell at most once
-//! latest    shows, per program, the greatest (time, file, offset) of events, and nothing later
+//! latest    ends, per program, at the greatest (time, file, offset) of events
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::output::{EventLine, LatestLine, Output, head};
+use super::output::{EventLine, Output, head};
 use super::{Event, Stamp, folds, time};
 
 /// A line's place in the inputs. Unique as long as no file was rotated.
@@ -152,40 +152,40 @@ pub(crate) fn late(
     missing.chain(surplus.map(|line| format!("late without cause: {}", show(line)))).collect()
 }
 
-/// `latest` against the fold over `events`: each change shows an event, within a file a program's time
-/// never goes back, the winner is among the changes, and nothing is later than the winner.
-///
-/// Decision: the contract gives the changes of one program no order over several files, so the last
-/// word on a program is its greatest time, not its place.
+/// `latest` against the fold over `events`: each change shows an event, time never goes back, and the
+/// last change shows the winner.
 pub(crate) fn latest(output: &Output) -> Vec<String> {
     let mut wrong = Vec::new();
     let happened: BTreeSet<(&str, i64, &str)> =
         output.events.iter().map(|e| (e.program.as_str(), e.time, e.message.as_str())).collect();
-    let mut before = BTreeMap::new();
+    let mut last = BTreeMap::new();
     for line in &output.latest {
-        let (program, at) = (line.program.as_str(), &line.at);
-        if !happened.contains(&(program, line.time, line.message.as_str())) {
-            wrong.push(format!("latest shows what no event says: {program:?} at {at}"));
+        if !happened.contains(&(line.program.as_str(), line.time, line.message.as_str())) {
+            wrong.push(format!(
+                "latest shows what no event says: {:?} at {}",
+                line.program, line.at
+            ));
         }
-        let file = at.0.rsplit_once(':').map_or("", |(file, _)| file);
-        if before.insert((program, file), line.time).is_some_and(|before| before > line.time) {
-            wrong.push(format!("latest of {program:?} goes back in time at {at}"));
+        if let Some(before) = last.insert(line.program.as_str(), line)
+            && before.time > line.time
+        {
+            wrong.push(format!("latest of {:?} goes back in time at {}", line.program, line.at));
         }
     }
-    let winners = folds::latest(&output.events);
-    for (program, winner) in &winners {
-        let shown = output.latest.iter().filter(|line| line.program == *program);
-        let top = shown.filter(|line| line.time >= winner.time).collect::<Vec<_>>();
-        let is_winner = |l: &&LatestLine| l.time == winner.time && l.message == winner.message;
-        if !top.iter().any(is_winner) || top.iter().any(|line| line.time > winner.time) {
-            let top: Vec<_> = top.iter().map(|l| (time::show(l.time), head(&l.message))).collect();
-            wrong.push(format!(
-                "latest of {program:?} is {top:?}, but {}:{} is {} {:?}",
+    for (program, winner) in folds::latest(&output.events) {
+        match last.remove(program) {
+            Some(l) if l.time == winner.time && l.message == winner.message => {}
+            Some(l) => wrong.push(format!(
+                "latest of {program:?} ends at {} {:?} ({}), but {}:{} is {} {:?}",
+                time::show(l.time),
+                head(&l.message),
+                l.at,
                 winner.file,
                 winner.offset,
                 time::show(winner.time),
                 head(&winner.message)
-            ));
+            )),
+            None => wrong.push(format!("latest says nothing of {program:?}")),
         }
     }
     wrong

@@ -105,8 +105,8 @@ fn from_json(line: &str) -> Option<Found> {
 
 /// `[<PRI>]Mmm [d]d hh:mm:ss host tag[pid]: text`.
 ///
-/// Decisions: PRI has one to three digits, also above RFC 3164's 191; a day of one digit may have a space
-/// before it (RFC 3164 pads so); other separators are one space; the time has no fraction.
+/// Decisions: PRI has one to three digits, of any value; a day of one digit may have a space before
+/// it (RFC 3164 pads so); other separators are one space; the time has no fraction.
 fn from_syslog(line: &str, mtime: i64) -> Option<Found> {
     let (pri, text) = match line.strip_prefix('<') {
         Some(rest) => {
@@ -161,17 +161,16 @@ fn from_iso(line: &str) -> Option<Found> {
 
 /// `host tag[pid]: text` or `host tag: text` -> tag, text without leading spaces.
 ///
-/// Decisions: host and tag are words (anything but U+0020) with one space between them; the tag is the
-/// one that ends in a colon, the host does not; `[` to `]` at the tag's end is the pid, whatever stands
-/// in it. So `GET http://..` is no tag, and `error: cause: text` has no host.
+/// Decisions: words end at U+0020. The host is a word that does not end in a colon (`error: db: gone` is
+/// text), the tag a word that does; what stands in brackets at its end is no part of the tag, whatever
+/// it is, because programs write more than numbers there.
 fn host_and_tag(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_once(' ')?;
     let (word, message) = rest.split_once(' ').unwrap_or((rest, ""));
-    let tag = word.strip_suffix(':')?;
-    let tag = match tag.strip_suffix(']').and_then(|tag| tag.rsplit_once('[')) {
-        Some((tag, _pid)) => tag,
-        None => tag,
-    };
+    let mut tag = word.strip_suffix(':')?;
+    if tag.ends_with(']') {
+        tag = tag.rsplit_once('[').map_or(tag, |(before, _)| before);
+    }
     let named = !host.is_empty() && !host.ends_with(':') && !tag.is_empty();
     named.then(|| (tag, message.trim_start_matches(' ')))
 }

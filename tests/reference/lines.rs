@@ -19,22 +19,23 @@ pub(crate) struct Line<'a> {
 
 /// All lines, also empty ones, also a last one without a newline.
 ///
-/// Decisions: a last line without a newline is taken as if it had come, so a `\r` at its end goes too.
-/// The end of line is taken off before the length is judged, so 131,072 bytes and `\r\n` are a whole
-/// line. A cut goes through a character where it must; the rest of it becomes U+FFFD.
+/// Decisions: what stands before the newline is cut first, then one `\r` at its end goes, so 131,072
+/// bytes and `\r\n` count as cut although they lose nothing else. A last line without a newline is taken
+/// as if it had come. A cut goes through a character where it must; its rest becomes U+FFFD.
 pub(crate) fn split(bytes: &[u8]) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     let mut start = 0;
     while start < bytes.len() {
         let found = bytes[start..].iter().position(|b| *b == b'\n');
-        let (line, next) = match found {
-            Some(n) => (&bytes[start..start + n], start + n + 1),
-            None => (&bytes[start..], bytes.len()),
-        };
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let cut = line.len() > LINE_MAX;
-        lines.push(Line { offset: start, bytes: if cut { &line[..LINE_MAX] } else { line }, cut });
-        start = next;
+        let end = found.map_or(bytes.len(), |n| start + n);
+        let whole = &bytes[start..end];
+        let kept = &whole[..whole.len().min(LINE_MAX)];
+        lines.push(Line {
+            offset: start,
+            bytes: kept.strip_suffix(b"\r").unwrap_or(kept),
+            cut: kept.len() < whole.len(),
+        });
+        start = end + 1;
     }
     lines
 }

@@ -87,7 +87,11 @@ pub(crate) fn input() -> Vec<(Vec<u8>, Vec<u8>)> {
         auction: 1000 + i % 97,
         bidder: i * 7919 % 10_007,
         price: i * 31 % 5_000,
-        channel: if i % 50 == 0 { "internal".to_owned() } else { format!("channel-{}", i % 9) },
+        channel: if i.is_multiple_of(50) {
+            "internal".to_owned()
+        } else {
+            format!("channel-{}", i % 9)
+        },
         url: format!("https://www.nexmark.com/item.htm?query=1&channel_id={i}"),
         date_time: 1_700_000_000_000 + i as i64,
     };
