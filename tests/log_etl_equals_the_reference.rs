@@ -324,9 +324,8 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
     }
 }
 
-#[cfg(unix)]
 fn set_mode_0(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
-    let nobody = fs::Permissions::from_mode(0);
+    let nobody = fs::Permissions::from_mode(0o000);
     fs::set_permissions(path, nobody).expect("the test owns this file");
 }

@@ -465,8 +465,8 @@ fn every_fault_is_noticed() {
             line.time += 1;
             o.late.push(line);
         }),
-        ("latest of", |o| drop(o.latest.pop())),
-        ("latest of", |o| o.latest[0].message.push('!')),
+        ("says nothing", |o| drop(o.latest.pop())),
+        ("ends at", |o| o.latest[0].message.push('!')),
         ("latest shows", |o| o.latest[0].message.push('!')),
         ("goes back in time", |o| {
             let mut line = o.latest[0].clone();
