@@ -67,8 +67,9 @@ use crate::source::{Outbox, Polled, Positions, Source};
 use follow::{Access, Follow, ms};
 use identity::{Key, read_up_to};
 use notice::Trouble;
+use position::Opening;
 use reader::{Bounds, Failure, Reader, Stop};
-use tail::{Agreement, Seen, compare, path_of};
+use tail::{Agreement, Seen, compare};
 
 /// The header with the path where the line's file was first found.
 pub const FILE_HEADER: &str = "file";
@@ -162,7 +163,7 @@ impl<D: Disk> FileSource<D> {
         config.check()?;
         Ok(Self {
             follow: Follow::new(disk, config.clone())?,
-            reader: Reader::new(config.chunk, config.line_limit.max(JUDGED)),
+            reader: Reader::new(config.chunk, config.line_limit, JUDGED),
             config,
             clock: Box::new(clock),
             opened: false,
@@ -371,18 +372,18 @@ impl<D: Disk> FileSource<D> {
         if tail.offset() == 0 && !tail.position.text {
             let scratch = &mut self.reader.scratch()[..JUDGED];
             let have = read_up_to(&held.file, scratch, 0).map_err(Failure::Read)?;
-            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
+            let path = tail.name();
             if let Some(why) = looks_binary(&scratch[..have]) {
                 self.follow.notices.trouble(path, Trouble::Binary, || {
                     format!("skipped: {why}; give it as text, or leave it out")
                 });
+                tail.binary = true;
                 tail.looked = Some(tail.seen);
                 tail.backlog = None;
                 tail.finished |= self.config.once;
                 tail.handle = None;
                 return Ok(After::Nothing);
             }
-            self.follow.notices.read(path);
         }
         tail.deficit += self.config.quantum as i64;
         if tail.deficit <= 0 {
@@ -423,12 +424,15 @@ impl<D: Disk> FileSource<D> {
             tail.position.mtime_ms = stat.mtime_ms;
             tail.position.boot = boot;
             tail.position.text = true;
+            tail.binary = false;
+            tail.position.opening = Opening::EMPTY;
         }
         if tail.offset() > before {
             self.follow.was_read(key);
         }
         let (stop, used) = turn?;
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
+        self.follow.notices.read(tail.name());
         tail.deficit -= used;
         match stop {
             Stop::Quantum => Ok(After::More),
@@ -454,8 +458,7 @@ impl<D: Disk> FileSource<D> {
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         let Some(held) = &tail.handle else { return Ok(After::Nothing) };
         let stat = held.file.stat().map_err(Failure::Read)?;
-        let agreement =
-            compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
+        let agreement = compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
         // It changes under our hands: not again before it was seen to change once more.
         tail.ahead = Default::default();
         tail.looked = Some(Seen::of(&stat));
@@ -481,9 +484,7 @@ impl<D: Disk> FileSource<D> {
     }
 
     fn has_come_to_its_end(&self) -> bool {
-        self.follow.queue.is_empty()
-            && !self.follow.undecided.values().any(|u| u.may_hold_lines())
-            && !self.follow.tails.values().any(tail::Tail::is_wanted)
+        !self.follow.has_more() && !self.follow.undecided.values().any(|u| u.may_hold_lines())
     }
 
     /// Makes the files of the open transaction durable, and looks whether they are still what was
@@ -497,7 +498,7 @@ impl<D: Disk> FileSource<D> {
                 let what = format!("file {key} was truncated or replaced while it was read");
                 return Err(Error::Restart { what });
             };
-            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
+            let path = tail.name();
             let offset = tail.offset();
             if self.config.sync_source
                 && let Err(e) = held.file.sync_data()
@@ -518,9 +519,10 @@ impl<D: Disk> FileSource<D> {
                     )
                 });
             }
-            let same = held.file.stat().and_then(|stat| {
-                compare(&held.file, &stat, &tail.position, self.follow.boot())
-            });
+            let same = held
+                .file
+                .stat()
+                .and_then(|stat| compare(&held.file, &stat, &tail.position, self.follow.boot()));
             match same {
                 Ok(Agreement::Same) => {}
                 Ok(_) => {

@@ -27,7 +27,9 @@ use thalweg_core::client::transaction::{Slot, TransactionalProducer};
 use thalweg_core::ids::{Offset, Timestamp, TopicPartition};
 
 use crate::bring_up::{Ready, second_handle};
-use crate::cx::{Emit, Outgoing, Route, partition_of};
+use thalweg_core::client::partitioner::partition_of;
+
+use crate::cx::{Emit, Outgoing, Route};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::position::Note;
@@ -130,7 +132,17 @@ pub(crate) struct Parts {
 
 impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { log, topology, layout, store, member, mut producer, config, checkpoints, tasks } = parts;
+        let Parts {
+            log,
+            topology,
+            layout,
+            store,
+            member,
+            mut producer,
+            config,
+            checkpoints,
+            tasks,
+        } = parts;
         let tasks = tasks
             .into_iter()
             .map(|(ready, progress)| {
@@ -141,7 +153,15 @@ impl Worker {
                     .collect();
                 progress.committed.store(ready.next_offset, Ordering::Release);
                 let committed = (ready.next_offset, ready.leader_epoch);
-                Running { ready, progress, slots, committed, touched: false, meta: None, unsaved: false }
+                Running {
+                    ready,
+                    progress,
+                    slots,
+                    committed,
+                    touched: false,
+                    meta: None,
+                    unsaved: false,
+                }
             })
             .collect();
         let last_checkpoint = log.now();
@@ -410,7 +430,8 @@ impl Worker {
             progress.windows_closed.store(counters.windows_closed, Ordering::Relaxed);
             progress.dirty.store(running.touched, Ordering::Release);
             // Markers at the end move the position without anything to commit.
-            let position = if running.touched { running.committed.0 } else { running.ready.next_offset };
+            let position =
+                if running.touched { running.committed.0 } else { running.ready.next_offset };
             progress.committed.store(position, Ordering::Release);
         }
     }

@@ -135,7 +135,11 @@ impl Finder {
                         walk.below(pattern, &pattern.base, &mut Vec::new());
                     }
                     if before == (walk.listing.files.len(), walk.listing.faults.len()) {
-                        walk.listing.fault(path, Trouble::Missing, "no file is named so; waiting for one");
+                        walk.listing.fault(
+                            path,
+                            Trouble::Missing,
+                            "no file is named so; waiting for one",
+                        );
                     }
                 }
                 None => {
@@ -181,7 +185,10 @@ impl Pattern {
                 .build()
                 .map(|glob| glob.compile_matcher())
                 .map_err(|e| Error::Fatal {
-                    what: format!("{}: is neither a name that can be found nor a glob: {e}", path.display()),
+                    what: format!(
+                        "{}: is neither a name that can be found nor a glob: {e}",
+                        path.display()
+                    ),
                 })
         };
         let whole = compile(text)?;
@@ -265,7 +272,9 @@ impl<D: Disk> Walk<'_, D> {
         match stat.kind {
             Kind::File => self.listing.files.push(Found { path: path.to_owned(), stat }),
             Kind::Dir => {}
-            Kind::Other => self.listing.fault(path, Trouble::NoFile, "is not a regular file; it is not read"),
+            Kind::Other => {
+                self.listing.fault(path, Trouble::NoFile, "is not a regular file; it is not read")
+            }
         }
     }
 
@@ -289,7 +298,8 @@ impl<D: Disk> Walk<'_, D> {
     fn unseen(&mut self, path: &Path, error: &io::Error) {
         self.listing.unseen.push(path.to_owned());
         if !(self.pass_unreadable && error.kind() == io::ErrorKind::PermissionDenied) {
-            let what = format!("cannot be looked at: {error}; give read permission, or leave it out");
+            let what =
+                format!("cannot be looked at: {error}; give read permission, or leave it out");
             self.listing.fault(path, Trouble::Unseen, what);
         }
     }
@@ -306,7 +316,10 @@ fn absolute<D: Disk>(disk: &D, path: &Path) -> Result<PathBuf> {
         PathBuf::new()
     } else {
         disk.canonical(Path::new(".")).map_err(|e| Error::Fatal {
-            what: format!("{}: cannot find out the working folder: {e}; give an absolute path", path.display()),
+            what: format!(
+                "{}: cannot find out the working folder: {e}; give an absolute path",
+                path.display()
+            ),
         })?
     };
     let mut out = base;

@@ -1,9 +1,6 @@
-//! What the DSL costs: bincode in, four operators, bincode out, no log; and a loop by hand that does
-//! the same.
-//!
-//! `cargo bench -p thalweg-streams --bench dsl`; the two figures are per batch of 1024 records.
+//! The work that `dsl/4ops` measures: bincode in, four operators, bincode out, no log; by the DSL, and
+//! by a loop that a person would write. Shared by the criterion bench and by `log_bench`.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::{Deserialize, Serialize};
 use thalweg_core::record::{Headers, RecordRef};
 use thalweg_streams::codec::{Bincode, Codec};
@@ -33,7 +30,8 @@ struct Priced {
 
 const BIDS: Topic<u64, Bid> = Topic::new("bids");
 const PRICED: Topic<u64, Priced> = Topic::new("priced");
-const RECORDS: usize = 1024;
+/// Records of one batch.
+pub(crate) const RECORDS: usize = 1024;
 
 fn is_cheap(bid: &Bid) -> bool {
     bid.price < 100
@@ -60,9 +58,9 @@ fn pipeline(b: &Builder) -> Result<()> {
 
 /// Keys and values end to end, as in a batch.
 #[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    records: usize,
+pub(crate) struct Batch {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) records: usize,
 }
 
 impl Batch {
@@ -83,7 +81,8 @@ impl Emit for Batch {
     }
 }
 
-fn input() -> Vec<(Vec<u8>, Vec<u8>)> {
+/// A batch's keys and values, encoded.
+pub(crate) fn input() -> Vec<(Vec<u8>, Vec<u8>)> {
     let bid = |i: u64| Bid {
         auction: 1000 + i % 97,
         bidder: i * 7919 % 10_007,
@@ -115,12 +114,18 @@ fn records(input: &[(Vec<u8>, Vec<u8>)]) -> impl Iterator<Item = RecordRef<'_>> 
     })
 }
 
-fn by_the_dsl(task: &mut Task, input: &[(Vec<u8>, Vec<u8>)], out: &mut Batch) {
+/// One batch through the pipeline.
+pub(crate) fn by_the_dsl(task: &mut Task, input: &[(Vec<u8>, Vec<u8>)], out: &mut Batch) {
     let clock = 1_800_000_000_000;
     task.process(0, &mut records(input), clock, out).expect("these records are well formed");
 }
 
-fn by_hand(input: &[(Vec<u8>, Vec<u8>)], scratch: &mut (Vec<u8>, Vec<u8>), out: &mut Batch) {
+/// One batch through the loop.
+pub(crate) fn by_hand(
+    input: &[(Vec<u8>, Vec<u8>)],
+    scratch: &mut (Vec<u8>, Vec<u8>),
+    out: &mut Batch,
+) {
     for record in records(input) {
         let key: u64 = Bincode.decode(record.key.unwrap_or_default()).expect("a number");
         let bid: Bid = Bincode.decode(record.value.unwrap_or_default()).expect("a bid");
@@ -137,38 +142,9 @@ fn by_hand(input: &[(Vec<u8>, Vec<u8>)], scratch: &mut (Vec<u8>, Vec<u8>), out: 
     }
 }
 
-fn task() -> Task {
+/// The pipeline's task.
+pub(crate) fn task() -> Task {
     let topology = Topology::build("bench", pipeline).expect("the pipeline is legal");
     let base = MemoryStore::default().open("bench").expect("memory opens");
     topology.task(0, 0, &|_| 1, base)
 }
-
-fn bench(c: &mut Criterion) {
-    let input = input();
-    let mut task = task();
-    let (mut a, mut b, mut scratch) = (Batch::default(), Batch::default(), Default::default());
-    by_the_dsl(&mut task, &input, &mut a);
-    by_hand(&input, &mut scratch, &mut b);
-    assert!(a.bytes == b.bytes && a.records > 900, "both do the same");
-
-    let mut group = c.benchmark_group("dsl");
-    group.throughput(Throughput::Elements(RECORDS as u64));
-    group.bench_function("4ops", |bencher| {
-        let mut out = Batch::default();
-        bencher.iter(|| {
-            out.bytes.clear();
-            by_the_dsl(&mut task, &input, &mut out);
-        });
-    });
-    group.bench_function("4ops by hand", |bencher| {
-        let mut out = Batch::default();
-        bencher.iter(|| {
-            out.bytes.clear();
-            by_hand(&input, &mut scratch, &mut out);
-        });
-    });
-    group.finish();
-}
-
-criterion_group!(benches, bench);
-criterion_main!(benches);
