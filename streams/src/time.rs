@@ -424,3 +424,49 @@ impl Mark {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_inputs_are_as_far_as_the_slowest_that_is_not_idle() {
+        enum Step {
+            Record(usize, Timestamp),
+            AtEnd(usize),
+        }
+        use Step::{AtEnd, Record};
+        let steps = [
+            (Record(0, 100), NEVER, "input 1 may hold anything"),
+            (AtEnd(1), 100, "it is empty"),
+            (Record(1, 30), 100, "it is back, behind; time does not go back"),
+            (Record(0, 150), 100, "and holds time"),
+            (Record(1, 120), 120, "until it is past it"),
+            (AtEnd(1), 150, "or at its end"),
+            (AtEnd(0), 150, "with all at their ends, time stands"),
+            (Record(1, 200), 200, "and follows whoever goes on"),
+        ];
+        let inputs = [(TimeSettings::default(), Vec::new()), (TimeSettings::default(), Vec::new())];
+        let mut time = TaskTime::new(&inputs, WhenIdle::Hold);
+        for (step, expected, why) in steps {
+            match step {
+                Record(input, at) => {
+                    time.observe(input, EventTime::At(at), 1000, 1000);
+                }
+                AtEnd(input) => time.set_at_end(input, true),
+            }
+            assert_eq!(time.watermark(), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn marks_are_read_back_and_other_bytes_are_refused() {
+        let task = TaskId { subtopology: 1, partition: 2 };
+        let mark = Mark { task, watermark: -5, idle: true };
+        let bytes = mark.to_bytes();
+        assert_eq!(Mark::from_bytes(&bytes), Some(mark));
+        for bad in [&bytes[..16], &[&bytes[..], &[0]].concat(), &[&bytes[..16], &[2]].concat()] {
+            assert_eq!(Mark::from_bytes(bad), None);
+        }
+    }
+}

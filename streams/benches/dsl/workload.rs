@@ -117,7 +117,7 @@ fn records(input: &[(Vec<u8>, Vec<u8>)]) -> impl Iterator<Item = RecordRef<'_>> 
 /// One batch through the pipeline.
 pub(crate) fn by_the_dsl(task: &mut Task, input: &[(Vec<u8>, Vec<u8>)], out: &mut Batch) {
     let clock = 1_800_000_000_000;
-    task.process(0, &mut records(input), clock, out).expect("these records are well formed");
+    task.process(0, records(input), clock, out).expect("these records are well formed");
 }
 
 /// One batch through the loop.
