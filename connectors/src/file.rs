@@ -377,6 +377,7 @@ impl<D: Disk> FileSource<D> {
                 self.follow.notices.trouble(path, Trouble::Binary, || {
                     format!("skipped: {why}; give it as text, or leave it out")
                 });
+                tail.binary = true;
                 tail.looked = Some(tail.seen);
                 tail.backlog = None;
                 tail.finished |= self.config.once;
@@ -423,6 +424,7 @@ impl<D: Disk> FileSource<D> {
             tail.position.mtime_ms = stat.mtime_ms;
             tail.position.boot = boot;
             tail.position.text = true;
+            tail.binary = false;
             tail.position.opening = Opening::EMPTY;
         }
         if tail.offset() > before {
@@ -482,9 +484,7 @@ impl<D: Disk> FileSource<D> {
     }
 
     fn has_come_to_its_end(&self) -> bool {
-        self.follow.queue.is_empty()
-            && !self.follow.undecided.values().any(|u| u.may_hold_lines())
-            && !self.follow.tails.values().any(tail::Tail::is_wanted)
+        !self.follow.has_more() && !self.follow.undecided.values().any(|u| u.may_hold_lines())
     }
 
     /// Makes the files of the open transaction durable, and looks whether they are still what was

@@ -106,6 +106,8 @@ pub(crate) struct Tail<F> {
     pub(crate) rest_taken: Option<Seen>,
     /// It could not be opened or read: tried again at each scan.
     pub(crate) denied: bool,
+    /// It holds no text.
+    pub(crate) binary: bool,
     /// Waits for its turn.
     pub(crate) queued: bool,
     /// Bytes it may still use up (deficit round robin).
@@ -140,6 +142,7 @@ impl<F: DiskFile> Tail<F> {
             take_rest: false,
             rest_taken: None,
             denied: false,
+            binary: false,
             queued: false,
             deficit: 0,
             opening: None,
@@ -177,7 +180,7 @@ impl<F: DiskFile> Tail<F> {
 
     /// Bytes there but not pushed.
     pub(crate) fn lag(&self) -> u64 {
-        let followed = self.position.twin.is_none() && !self.finished;
+        let followed = self.position.twin.is_none() && !self.finished && !self.binary;
         if followed { self.upto().saturating_sub(self.offset()) } else { 0 }
     }
 
