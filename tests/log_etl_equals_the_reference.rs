@@ -55,7 +55,7 @@ fn every_line_becomes_its_event_exactly_once() {
     }
 }
 
-/// Tried: binary and compressed files, an unreadable one, a path that leads nowhere; folders below the
+/// Tried: binary and compressed files, an unreadable one, a named pipe, a path that leads nowhere; folders below the
 /// folder are not inputs at all.
 #[test]
 fn skipped_inputs_are_named_and_the_rest_is_read() {
@@ -77,6 +77,9 @@ fn skipped_inputs_are_named_and_the_rest_is_read() {
             mtime: 0,
         });
     }
+    // Nobody writes to it: whoever opens it waits for ever.
+    nix::unistd::mkfifo(&place.logs.join("pipe.log"), nix::sys::stat::Mode::S_IRWXU)
+        .expect("the name is new");
     let nowhere = place.root.join("nowhere.log");
     std::os::unix::fs::symlink("/does/not/exist", &nowhere).expect("the name is new");
 
@@ -306,7 +309,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
     let cases: [(&[&str], &str); 7] = [
         (&["--level", "paper", "logs"], "paper"),
         (&["--grace", "soon", "logs"], "soon"),
-        (&["--grace", "-5s", "logs"], "grace"),
+        (&["--grace=-5s", "logs"], "-5s"),
         (&["--partitions", "0", "logs"], "partitions"),
         (&["--threads", "0", "logs"], "threads"),
         (&["--unknown", "logs"], "--unknown"),
@@ -321,9 +324,8 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
     }
 }
 
-#[cfg(unix)]
 fn set_mode_0(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
-    let nobody = fs::Permissions::from_mode(0o0);
+    let nobody = fs::Permissions::from_mode(0o000);
     fs::set_permissions(path, nobody).expect("the test owns this file");
 }
