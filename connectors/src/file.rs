@@ -98,6 +98,8 @@ pub struct FileStats {
     pub cut_lines: u64,
     /// NUL bytes passed over.
     pub zero_bytes: u64,
+    /// Bytes that were seen, and were deleted or truncated before they were read.
+    pub lost_bytes: u64,
     /// Inputs left out at the moment.
     pub skipped: u64,
 }
@@ -196,6 +198,7 @@ impl<D: Disk> FileSource<D> {
         FileStats {
             files: followed.count() as u64,
             lag_bytes: self.lag(),
+            lost_bytes: self.follow.lost_bytes,
             skipped: self.skipped(),
             ..self.stats
         }
@@ -434,6 +437,10 @@ impl<D: Disk> FileSource<D> {
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         self.follow.notices.read(tail.name());
         tail.deficit -= used;
+        if stop != Stop::Replaced {
+            // The mark was compared before anything behind it was used.
+            tail.compared = Some(seen);
+        }
         match stop {
             Stop::Quantum => Ok(After::More),
             Stop::Full => Ok(After::Full),

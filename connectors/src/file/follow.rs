@@ -80,6 +80,8 @@ pub(crate) struct Follow<D: Disk> {
     /// The sizes at the first scan, for a source that reads only once.
     ends: Option<BTreeMap<FileId, u64>>,
     pub(crate) notices: Notices,
+    /// Bytes that were seen and went away before they were read.
+    pub(crate) lost_bytes: u64,
 }
 
 impl<D: Disk> Follow<D> {
@@ -112,6 +114,7 @@ impl<D: Disk> Follow<D> {
             new_folder: true,
             ends: None,
             notices: Notices::default(),
+            lost_bytes: 0,
         })
     }
 
@@ -297,7 +300,7 @@ impl<D: Disk> Follow<D> {
                 undecided.path.clone_from(path);
                 undecided.see(Seen::of(stat), now);
             } else if !self.ignored.contains(&id) && !matches!(end, Some(None | Some(0))) {
-                if self.finder.excludes(&self.disk, path) {
+                if listing.excludes(&self.disk, path) {
                     self.ignored.insert(id);
                     continue;
                 }

@@ -92,6 +92,8 @@ pub(crate) struct Tail<F> {
     pub(crate) used_at: i64,
     /// Its file has other content now.
     pub(crate) superseded: bool,
+    /// Bytes of a superseded content that had been seen but not read.
+    pub(crate) unread: u64,
     /// Full scans in a row that did not find it.
     pub(crate) missed: u32,
     /// Its size at the first scan, while that much is not yet read.
@@ -135,6 +137,7 @@ impl<F: DiskFile> Tail<F> {
             changed_at: i64::MIN,
             used_at: i64::MIN,
             superseded: false,
+            unread: 0,
             missed: 0,
             backlog: None,
             end: None,

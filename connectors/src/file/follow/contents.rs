@@ -33,7 +33,7 @@ impl<D: Disk> Follow<D> {
         scratch: &mut [u8],
     ) {
         let Some(old) = self.tails.get_mut(&key) else { return };
-        old.compared = Some(Seen::of(stat));
+        let before = old.compared.replace(Seen::of(stat));
         if agreement == Agreement::Same {
             // All bytes were compared when it had been born at another time.
             old.position.birth_ns = stat.birth_ns;
@@ -60,6 +60,7 @@ impl<D: Disk> Follow<D> {
                 self.go_on_in_the_rest(key, stat, agreement, scratch)
             }
             _ => {
+                old.unread = before.map_or(0, |seen| seen.len.saturating_sub(offset));
                 let what = format!(
                     "file_replaced: was truncated or replaced after byte {offset} was read"
                 );

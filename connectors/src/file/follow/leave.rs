@@ -58,16 +58,18 @@ impl<D: Disk> Follow<D> {
                     && !self.busy.contains(key)
                     && self.finder.covers(path)
                     && listing.saw(path)
-                    && self.is_place_there(path, key.file.dev)
+                    && self.is_place_there(listing, path, key.file.dev)
             })
             .map(|(&key, _)| key)
             .collect();
         for key in lost {
             let Some(tail) = self.remove(key) else { continue };
-            if tail.lag() > 0 {
+            let unread = if tail.superseded { tail.unread } else { tail.lag() };
+            if unread > 0 {
+                self.lost_bytes += unread;
                 let what = format!(
-                    "{} bytes after byte {} were not read before they were deleted or truncated",
-                    tail.lag(),
+                    "{unread} bytes after byte {} were not read before they were deleted or \
+                     truncated",
                     tail.offset()
                 );
                 let path = path_of(&tail.position.origin.path);
@@ -77,9 +79,11 @@ impl<D: Disk> Follow<D> {
     }
 
     /// Whether the file system that held a file is there: a folder without its mount looks empty.
-    fn is_place_there(&self, path: &Path, dev: u64) -> bool {
+    /// Some file systems give files another device than their folders; then another file tells.
+    fn is_place_there(&self, listing: &Listing, path: &Path, dev: u64) -> bool {
         let above = path.ancestors().skip(1).find_map(|folder| self.disk.stat(folder).ok());
         above.is_some_and(|stat| stat.dev == dev)
+            || listing.files.iter().any(|found| found.stat.dev == dev)
     }
 
     /// Whether positions wait for the scan that retires them.
