@@ -69,6 +69,10 @@ pub(crate) struct Deeds {
     pub(crate) source_commits: u64,
     pub(crate) late: u64,
     pub(crate) turns: u32,
+    pub(crate) opened_at: u64,
+    pub(crate) ends_at: u64,
+    pub(crate) ended_at: u64,
+    pub(crate) app_ops: u64, pub(crate) src_ops: u64, pub(crate) sink_ops: u64, pub(crate) act_ops: u64,
 }
 
 /// Why a life ended before its time.
@@ -119,13 +123,14 @@ struct Spine {
 pub(crate) fn live(mut around: Surroundings<'_>, mode: Mode) -> Result<Deeds, End> {
     let mut deeds = Deeds::default();
     let lived = Spine::open(&mut around, mode).and_then(|mut spine| {
+        deeds.opened_at = around.disk.operations();
         deeds.checkpoints_loaded = spine.app.report().checkpoints_loaded;
         deeds.records_replayed = spine.app.report().records_replayed;
         let turned = spine.turn_until_done(&mut around, mode, &mut deeds);
         turned.and_then(|()| spine.end(&mut around, mode, &mut deeds))
     });
     match lived {
-        Ok(()) => Ok(deeds),
+        Ok(()) => { deeds.ended_at=around.disk.operations(); eprintln!("{mode:?} {deeds:?}"); Ok(deeds) }
         Err(_) if around.is_dead() => Err(End::Died),
         Err(what) => Err(End::Failed(what)),
     }
@@ -185,7 +190,7 @@ impl Spine {
                 return Err("it does not come to an end".to_owned());
             }
             let draw = around.rng.below(24);
-            let mut worked = false;
+            let mut worked = false; let ops0=around.disk.operations();
             match draw {
                 0..=9 => match self.step_source()? {
                     Step::End => return Ok(()),
@@ -213,6 +218,7 @@ impl Spine {
                     }
                 }
             }
+            {let d=around.disk.operations()-ops0; match draw {0..=9=>deeds.src_ops+=d,10..=17=>deeds.app_ops+=d,18..=20=>deeds.sink_ops+=d,_=>deeds.act_ops+=d}}
             self.look_around(around)?;
             let now = around.clock.now();
             if worked || (acting && !around.actors.are_done()) {
@@ -231,7 +237,7 @@ impl Spine {
 
     fn step_source(&mut self) -> Result<Step, String> {
         let step = block_on(self.source.step()).map_err(failed("the source"));
-        drop(self.source.source_mut().take_notices());
+        for n in self.source.source_mut().take_notices() { if std::env::var_os("SIM_TALK").is_some() { eprintln!("{} NOTICE {} {}", self.log.now(), n.path.display(), n.what); } }
         step
     }
 
@@ -248,6 +254,7 @@ impl Spine {
 
     /// As log_etl ends: source, pipeline, sink, log.
     fn end(mut self, around: &mut Surroundings<'_>, mode: Mode, deeds: &mut Deeds) -> Result<(), String> {
+        deeds.ends_at=around.disk.operations();
         block_on(async {
             match mode {
                 Mode::Once { .. } => {

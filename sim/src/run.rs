@@ -187,6 +187,12 @@ impl<'a> Machine<'a> {
         match self.plan.once_throughout {
             true => {
                 while !self.actors.are_done() {
+                    // Most happens while no program runs, the rest beside it.
+                    for _ in 0..8 {
+                        if self.actors.step(&self.disk).is_err() {
+                            self.revive_dead()?;
+                        }
+                    }
                     self.phase(Mode::Once { busy: true })?;
                 }
             }
@@ -230,20 +236,24 @@ impl<'a> Machine<'a> {
                     return Ok(());
                 }
                 Err(End::Failed(what)) => return Err(format!("{mode:?}, life {}: {what}", self.lives)),
-                Err(End::Died) => {
-                    self.note("before a death");
-                    self.die();
-                    self.revive()?;
-                    if let Some(after) = self.again.next() {
-                        self.disk.crash_at(self.disk.operations() + after, self.case.kind.crash());
-                    }
-                    // What was finished stays as it was.
-                    let now = self.files()?;
-                    oracle::unchanged(&self.finished, &now)?;
-                    self.finished = now;
-                }
+                Err(End::Died) => self.revive_dead()?,
             }
         }
+    }
+
+    /// Makes a death whole, and starts again.
+    fn revive_dead(&mut self) -> Result<(), String> {
+        self.note("before a death");
+        self.die();
+        self.revive()?;
+        if let Some(after) = self.again.next() {
+            self.disk.crash_at(self.disk.operations() + after, self.case.kind.crash());
+        }
+        // What was finished stays as it was.
+        let now = self.files()?;
+        oracle::unchanged(&self.finished, &now)?;
+        self.finished = now;
+        Ok(())
     }
 
     fn die(&mut self) {

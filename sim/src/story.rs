@@ -68,7 +68,12 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let mut teller = Teller { rng: plan.rng(1), lines: Vec::new(), time: FIRST };
+        let mut teller = Teller {
+            rng: plan.rng(1),
+            whole_lines: plan.once_throughout,
+            lines: Vec::new(),
+            time: FIRST,
+        };
         let before = vec![
             teller.append("/in/web.log", WEB, 26),
             teller.append("/in/auth.log", AUTH, 34),
@@ -93,6 +98,8 @@ const NEW: &str = "/in/new.log";
 
 struct Teller {
     rng: Rng,
+    /// `--once` takes a line that has no newline yet, and the rest of it as another.
+    whole_lines: bool,
     lines: Vec<Line>,
     time: i64,
 }
@@ -186,13 +193,18 @@ impl Teller {
         let Act::Append { bytes, starts, .. } = self.append(path, log, count) else {
             unreachable!("append makes an append")
         };
-        let cut = starts.last().map_or(0, |last| last.1 as usize) + 1 + self.rng.below(30) as usize;
+        let cut = match self.whole_lines {
+            true => starts.last().map_or(0, |last| last.1 as usize),
+            false => starts.last().map_or(0, |last| last.1 as usize) + 1 + self.rng.below(30) as usize,
+        };
         let act = |bytes: &[u8], starts| Act::Append {
             path: path.to_owned(),
             bytes: bytes.to_vec(),
             starts,
         };
-        [act(&bytes[..cut], starts), act(&bytes[cut..], Vec::new())]
+        let (first, second): (Vec<_>, Vec<_>) = starts.into_iter().partition(|start| start.1 < cut as u64);
+        let second = second.into_iter().map(|(line, at)| (line, at - cut as u64));
+        [act(&bytes[..cut], first), act(&bytes[cut..], second.collect())]
     }
 
     /// Lines of minutes that the first `--once` has closed.
