@@ -68,7 +68,7 @@ use follow::{Access, Follow, ms};
 use identity::{Key, read_up_to};
 use notice::Trouble;
 use reader::{Bounds, Failure, Reader, Stop};
-use tail::{Agreement, Seen, compare, path_of};
+use tail::{Agreement, Seen, compare};
 
 /// The header with the path where the line's file was first found.
 pub const FILE_HEADER: &str = "file";
@@ -162,7 +162,7 @@ impl<D: Disk> FileSource<D> {
         config.check()?;
         Ok(Self {
             follow: Follow::new(disk, config.clone())?,
-            reader: Reader::new(config.chunk, config.line_limit.max(JUDGED)),
+            reader: Reader::new(config.chunk, config.line_limit, JUDGED),
             config,
             clock: Box::new(clock),
             opened: false,
@@ -371,7 +371,7 @@ impl<D: Disk> FileSource<D> {
         if tail.offset() == 0 && !tail.position.text {
             let scratch = &mut self.reader.scratch()[..JUDGED];
             let have = read_up_to(&held.file, scratch, 0).map_err(Failure::Read)?;
-            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
+            let path = tail.name();
             if let Some(why) = looks_binary(&scratch[..have]) {
                 self.follow.notices.trouble(path, Trouble::Binary, || {
                     format!("skipped: {why}; give it as text, or leave it out")
@@ -382,7 +382,6 @@ impl<D: Disk> FileSource<D> {
                 tail.handle = None;
                 return Ok(After::Nothing);
             }
-            self.follow.notices.read(path);
         }
         tail.deficit += self.config.quantum as i64;
         if tail.deficit <= 0 {
@@ -429,6 +428,7 @@ impl<D: Disk> FileSource<D> {
         }
         let (stop, used) = turn?;
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
+        self.follow.notices.read(tail.name());
         tail.deficit -= used;
         match stop {
             Stop::Quantum => Ok(After::More),
@@ -497,7 +497,7 @@ impl<D: Disk> FileSource<D> {
                 let what = format!("file {key} was truncated or replaced while it was read");
                 return Err(Error::Restart { what });
             };
-            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
+            let path = tail.name();
             let offset = tail.offset();
             if self.config.sync_source
                 && let Err(e) = held.file.sync_data()
@@ -572,5 +572,15 @@ impl<D: Disk> Source for FileSource<D> {
 
     fn lag_bytes(&self) -> u64 {
         self.lag()
+    }
+}
+impl<D: Disk> FileSource<D> {
+    /// DEBUG
+    pub fn debug_dump(&self) -> String {
+        let mut s = String::new();
+        for (k, t) in &self.follow.tails { s += &format!("{k} at {:?} handle {} off {} seen {:?} looked {:?} sup {} twin {:?} wanted {} queued {} missed {} denied {} compared {:?}\n", t.at, t.handle.is_some(), t.offset(), t.seen, t.looked, t.superseded, t.position.twin, t.is_wanted(), t.queued, t.missed, t.denied, t.compared); }
+        for (k, u) in &self.follow.undecided { s += &format!("UND {k:?} {:?} {:?} handle {} waits {:?}\n", u.path, u.seen, u.handle.is_some(), u.waits_for); }
+        s += &format!("queue {:?} touched {:?}", self.follow.queue, self.follow.touched);
+        s
     }
 }

@@ -163,6 +163,11 @@ impl<D: Disk> Inner<D> {
         if self.stopped.set(why.to_string()).is_ok() {
             tracing::error!(%why, "the log is stopped until it is reopened");
         }
+        self.wake_all();
+    }
+
+    /// Everybody who waits looks again.
+    fn wake_all(&self) {
         for handle in self.partitions.load().values() {
             handle.changed.notify_waiters();
         }
@@ -228,7 +233,9 @@ impl<D: Disk> Inner<D> {
         }
         // Nothing may be appended behind the marker.
         let marked = open::mark_clean(&self.disk, &self.log_dir());
-        self.stop(&Error::Stopped { why: "it was closed".to_owned() });
+        // Whatever stopped it before says more.
+        let _ = self.stopped.set("it was closed".to_owned());
+        self.wake_all();
         marked
     }
 }

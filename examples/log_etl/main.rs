@@ -54,14 +54,14 @@ struct Options {
     #[arg(long, value_parser = level, default_value = "disk")]
     level: Level,
     /// How long a minute waits for lines that come late: 90s, 5m, 1h, 1d.
-    #[arg(long, value_parser = duration, default_value = "1h")]
+    #[arg(long, value_parser = duration, default_value = "1h", allow_hyphen_values = true)]
     grace: Duration,
     /// Partitions of logs.raw; 4 when it is created. Another number than it has is refused.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     partitions: Option<u32>,
     /// Threads of the pipeline; as many as there are cores when not given.
-    #[arg(long)]
-    threads: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    threads: Option<u16>,
     /// Files, folders (their files, not below) or globs; the files under /var/log when none is given.
     paths: Vec<PathBuf>,
 }
@@ -144,7 +144,7 @@ async fn work(options: &Options, log: &Arc<EmbeddedLog>, shown: &Arc<Shown>) -> 
         .state_dir(options.data.join("state"))
         .commit_every(Duration::from_millis(100));
     if let Some(threads) = options.threads {
-        app = app.threads(threads);
+        app = app.threads(usize::from(threads));
     }
     let app = app.start(log.clone()).await?;
     let report = app.report();
@@ -175,12 +175,14 @@ async fn work(options: &Options, log: &Arc<EmbeddedLog>, shown: &Arc<Shown>) -> 
         Ended::Source(Ok(())) => {
             // Everything is in the log: read it to its end, and close what holds data.
             app.end_of_input().await?;
+            look(&app, shown).await?;
             app.stop().await.map_err(Failure::from)
         }
         Ended::Signal => {
             say("stopping: what was read is committed, open minutes stay open");
             let _ = stop_source.send(true);
             let stopped = source.await?;
+            look(&app, shown).await?;
             app.stop().await?;
             stopped
         }
@@ -274,7 +276,6 @@ async fn follow(
         let stopping = *stop.borrow();
         let step = if stopping { None } else { Some(runner.step().await?) };
         let stats = runner.stats();
-        shown.lines.store(stats.records, Relaxed);
         shown.unread.store(stats.lag_bytes, Relaxed);
         let source = runner.source_mut();
         for notice in source.take_notices() {
@@ -282,6 +283,7 @@ async fn follow(
             say(&format!("{mark}: {}: {}", notice.path.display(), notice.what));
         }
         shown.files.store(source.stats().files, Relaxed);
+        shown.lines.store(source.stats().lines, Relaxed);
         shown.skipped.store(source.skipped(), Relaxed);
         match step {
             None => return Ok(runner.finish().await?),
@@ -314,14 +316,22 @@ async fn write(
     Ok(stats.files_finished)
 }
 
-/// Keeps the view's counters of the pipeline fresh.
+/// Reads the counters of the pipeline.
+async fn look(app: &RunningApp, shown: &Shown) -> Result<(), Failure> {
+    let stats = app.stats().await?;
+    shown.lag.store(stats.lag, Relaxed);
+    shown.windows.store(stats.windows_closed, Relaxed);
+    shown.late.store(stats.late, Relaxed);
+    Ok(())
+}
+
+/// Keeps the counters of the pipeline fresh, until that fails: whatever stopped the log is told by
+/// those who work with it.
 async fn count(app: &RunningApp, shown: &Shown) {
-    while let Ok(stats) = app.stats().await {
-        shown.lag.store(stats.lag, Relaxed);
-        shown.windows.store(stats.windows_closed, Relaxed);
-        shown.late.store(stats.late, Relaxed);
+    while look(app, shown).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    std::future::pending::<()>().await;
 }
 
 /// Waits for Ctrl-C or SIGTERM.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use thalweg::connectors::decode::{JsonObject, LineContext, Origin, Severity, Zone, decode_line};
 use thalweg::connectors::file::{CUT_HEADER, FILE_HEADER, MTIME_HEADER, OFFSET_HEADER};
 use thalweg::core::record::RecordRef;
-use thalweg::streams::codec::{Bincode, NoKey, Raw};
+use thalweg::streams::codec::{Bincode, NoKey, Raw, Str};
 use thalweg::streams::{
     Builder, EventTime, OnClose, Result, Store, Topic, Tumbling, Watermark, Windowed,
 };
@@ -31,8 +31,8 @@ pub(crate) const EVENTS: Topic<(), Bytes, NoKey, Raw> = Topic::with("events", No
 pub(crate) const COUNTS: Topic<(), Bytes, NoKey, Raw> = Topic::with("counts", NoKey, Raw);
 /// Lines that came after their minute was over.
 pub(crate) const LATE: Topic<(), Bytes, NoKey, Raw> = Topic::with("late", NoKey, Raw);
-/// Changes of the table "last message per program".
-pub(crate) const LATEST: Topic<(), Bytes, NoKey, Raw> = Topic::with("latest", NoKey, Raw);
+/// Changes of the table "last message per program": keyed, so that those of one program stay in order.
+pub(crate) const LATEST: Topic<String, Bytes, Str, Raw> = Topic::with("latest", Str, Raw);
 
 /// Lines on their way to the task that counts them: the value is the line's JSON object.
 const BY_PROGRAM_SEVERITY: Topic<(String, Severity), Bytes, Bincode, Raw> =
@@ -93,7 +93,7 @@ pub(crate) fn pipeline(zone: Zone, grace: Duration) -> impl FnOnce(&Builder) -> 
             .repartition(&BY_PROGRAM)
             .to_table_by(&LAST, |new, old| new.order() > old.order())
             .to_stream()
-            .flat_map(|program, last| last.map(|last| ((), last.to_json(&program))))
+            .flat_map_values(|program, last| last.map(|last| last.to_json(program)))
             .to(&LATEST);
         Ok(())
     }

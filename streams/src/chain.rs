@@ -69,6 +69,25 @@ pub trait Chain: Send + Sync + 'static {
 }
 
 /// A chain that nothing was added to yet: time and watermarks are set here, before any operator.
+///
+/// ```compile_fail,E0277
+/// # use thalweg_streams::{Builder, Topic, Watermark};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const OUT: Topic<u64, i64> = Topic::new("out");
+/// fn pipeline(b: &Builder) {
+///     b.stream(&BIDS).filter(|_, price| *price > 0).watermark(Watermark::Ascending).to(&OUT);
+///     //                                            move this call right behind `stream(..)`
+/// }
+/// ```
+///
+/// ```
+/// # use thalweg_streams::{Builder, Topic, Watermark};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const OUT: Topic<u64, i64> = Topic::new("out");
+/// fn pipeline(b: &Builder) {
+///     b.stream(&BIDS).watermark(Watermark::Ascending).filter(|_, price| *price > 0).to(&OUT);
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "time is set at the source, before any operator",
     label = "this stream has operators already, or does not begin at a source",
@@ -121,7 +140,12 @@ pub struct RecordTime;
 impl<K, V> Timing<K, V> for RecordTime {
     #[inline]
     fn judge(&self, record: &RecordRef<'_>, _: &K, _: &V, cx: &mut Cx<'_, '_>) -> Judgement {
-        Judgement(cx.observe(EventTime::At(record.timestamp), record.timestamp))
+        // Kafka's "no timestamp" is negative.
+        let event = match record.timestamp {
+            ..0 => EventTime::Unknown,
+            time => EventTime::At(time),
+        };
+        Judgement(cx.observe(event, record.timestamp))
     }
 }
 

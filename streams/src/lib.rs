@@ -42,6 +42,7 @@
 //! | `layout`, `position`, `bring_up` | topics of the application; starting its tasks |
 //! | [`worker`], [`app`] | the exactly-once protocol in steps; threads |
 //! | [`driver`] | runs a pipeline in a test, with a clock that the test holds |
+
 #![expect(clippy::type_complexity, reason = "operators are fused through their types")]
 
 pub mod error;
@@ -88,5 +89,5 @@ pub use task::{Commit, Consumed, Frozen, Task};
 pub use time::{EventTime, OnFuture, Watermark, WhenIdle};
 pub use topic::{Store, Topic, TopicKind};
 pub use topology::{Output, OutputKind, StoreInfo, Subtopology, Topology};
-pub use worker::Step;
 pub use window::{OnClose, Tumbling, Windowed};
+pub use worker::Step;

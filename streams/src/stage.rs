@@ -14,9 +14,10 @@
 //! locks; operators are visited parents first, so that what one emits when it closes or is flushed
 //! reaches the next before that one closes or is flushed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use thalweg_core::record::{Headers, WATERMARK_HEADER};
 
 use crate::chain::{Chain, Input, Typed, UNSETTLED_HEADER};
@@ -129,16 +130,16 @@ impl<I: Input> Slot<I> {
     }
 
     pub(crate) fn attach(&self, factory: Factory<I>) {
-        self.branches.lock().unwrap_or_else(PoisonError::into_inner).push(factory);
+        self.branches.lock().push(factory);
     }
 
     pub(crate) fn grow(&self, setup: &Setup) -> Vec<Box<dyn Node<I>>> {
-        let branches = self.branches.lock().unwrap_or_else(PoisonError::into_inner);
+        let branches = self.branches.lock();
         branches.iter().map(|factory| factory(setup)).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.branches.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.branches.lock().len()
     }
 }
 

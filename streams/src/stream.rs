@@ -131,6 +131,29 @@ pub enum ByKey {}
 pub enum Rekeyed {}
 
 /// Streams whose equal keys are in one partition, so that state can be kept by key.
+///
+/// Counting after the key was changed does not compile, and the compiler says what is missing:
+///
+/// ```compile_fail,E0277
+/// # use thalweg_streams::{Builder, Store, Topic};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const COUNT: Store<i64, u64> = Store::new("count");
+/// fn pipeline(b: &Builder) {
+///     b.stream(&BIDS).select_key(|_, price| price / 100).count(&COUNT);
+///     //                                  call `.repartition(&TOPIC)` first
+/// }
+/// ```
+///
+/// ```
+/// # use thalweg_streams::{Builder, Store, Topic};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const COUNT: Store<i64, u64> = Store::new("count");
+/// const BY_PRICE: Topic<i64, i64> = Topic::internal("bids-by-price");
+///
+/// fn pipeline(b: &Builder) {
+///     b.stream(&BIDS).select_key(|_, price| price / 100).repartition(&BY_PRICE).count(&COUNT);
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "the key of this stream was changed, so equal keys may be in different partitions",
     label = "call `.repartition(&TOPIC)` first"

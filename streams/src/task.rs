@@ -63,7 +63,9 @@ pub struct Task {
     last_clock: Timestamp,
     base: Box<dyn StateBackend>,
     counters: Counters,
+    /// The number of the last committed transaction, and of the one that was flushed.
     txn_seq: u64,
+    flushed_seq: u64,
 }
 
 /// An input partition, and what its records enter.
@@ -119,6 +121,7 @@ impl Topology {
             base,
             counters: Counters::default(),
             txn_seq: 0,
+            flushed_seq: 0,
         }
     }
 }
@@ -217,7 +220,7 @@ impl Task {
                 headers: &[],
             })?;
         }
-        self.txn_seq = commit.txn_seq;
+        self.flushed_seq = commit.txn_seq;
         Ok(meta)
     }
 
@@ -225,12 +228,14 @@ impl Task {
     pub fn committed(&mut self) {
         self.visit(|operator| operator.committed());
         self.committed_time = self.time.clone();
+        self.txn_seq = self.flushed_seq;
     }
 
     /// Forgets everything since the last commit. Reading must go on from the committed positions.
     pub fn abort(&mut self) {
         self.visit(|operator| operator.aborted());
         self.time = self.committed_time.clone();
+        self.flushed_seq = self.txn_seq;
     }
 
     /// Takes over what an earlier owner knew: the meta record of the last committed transaction, whose
@@ -266,6 +271,7 @@ impl Task {
             return Err(StateError::Corrupt { task, why }.into());
         }
         self.txn_seq = meta.txn_seq;
+        self.flushed_seq = meta.txn_seq;
         self.last_clock = meta.last_clock.unwrap_or(NEVER);
         self.committed_time = self.time.clone();
         Ok(())
@@ -321,7 +327,7 @@ impl Task {
         self.counters
     }
 
-    /// The number of the last transaction that was flushed or restored.
+    /// The number of the last committed transaction.
     pub fn txn_seq(&self) -> u64 {
         self.txn_seq
     }

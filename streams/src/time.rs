@@ -25,7 +25,7 @@ pub(crate) const NEVER: Timestamp = Timestamp::MIN;
 /// When a record happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventTime {
-    /// At this time, in milliseconds since 1970: the record says so itself.
+    /// At this time, in milliseconds since 1970, negative before: the record says so itself.
     At(Timestamp),
     /// The record does not say. It counts for when it was appended, and never moves time.
     Unknown,
@@ -231,9 +231,8 @@ impl TaskTime {
         self.arrived(input);
         let input = &mut self.inputs[input];
         let time = match event {
-            // Kafka's "no timestamp" is negative.
-            EventTime::At(time) if time >= 0 => time,
-            _ => return Judged { time: appended, settled: false },
+            EventTime::At(time) => time,
+            EventTime::Unknown => return Judged { time: appended, settled: false },
         };
         let known = appended.min(clock);
         if time > known.saturating_add(millis(input.settings.max_ahead)) {

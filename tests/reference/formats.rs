@@ -105,7 +105,7 @@ fn from_json(line: &str) -> Option<Found> {
 
 /// `[<PRI>]Mmm [d]d hh:mm:ss host tag[pid]: text`.
 ///
-/// Decisions: PRI has one to three digits and is at most 191; a day of one digit may have a space before
+/// Decisions: PRI has one to three digits, of any value; a day of one digit may have a space before
 /// it (RFC 3164 pads so); other separators are one space; the time has no fraction.
 fn from_syslog(line: &str, mtime: i64) -> Option<Found> {
     let (pri, text) = match line.strip_prefix('<') {
@@ -113,7 +113,7 @@ fn from_syslog(line: &str, mtime: i64) -> Option<Found> {
             let (number, rest) = rest.split_once('>')?;
             let plain =
                 (1..=3).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
-            let pri = number.parse::<u32>().ok().filter(|pri| plain && *pri <= 191)?;
+            let pri = number.parse::<u32>().ok().filter(|_| plain)?;
             (Some(pri), rest)
         }
         None => (None, line),
@@ -161,21 +161,16 @@ fn from_iso(line: &str) -> Option<Found> {
 
 /// `host tag[pid]: text` or `host tag: text` -> tag, text without leading spaces.
 ///
-/// Decisions: host is anything but spaces; tag anything but spaces, `[` and `:`; pid digits; the colon
-/// is followed by a space or ends the line (so that `GET http://..` is no tag). "Spaces" are U+0020.
+/// Decisions: words end at U+0020. The host is a word that does not end in a colon (`error: db: gone` is
+/// text), the tag a word that does; what stands in brackets at its end is no part of the tag, whatever
+/// it is, because programs write more than numbers there.
 fn host_and_tag(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_once(' ')?;
-    let end = rest.find([' ', '[', ':'])?;
-    let (tag, rest) = rest.split_at(end);
-    let rest = match rest.strip_prefix('[') {
-        Some(rest) => {
-            let (pid, rest) = rest.split_once(']')?;
-            let number = !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
-            number.then_some(rest)?
-        }
-        None => rest,
-    };
-    let message = rest.strip_prefix(':')?;
-    let apart = message.is_empty() || message.starts_with(' ');
-    (apart && !host.is_empty() && !tag.is_empty()).then(|| (tag, message.trim_start_matches(' ')))
+    let (word, message) = rest.split_once(' ').unwrap_or((rest, ""));
+    let mut tag = word.strip_suffix(':')?;
+    if tag.ends_with(']') {
+        tag = tag.rsplit_once('[').map_or(tag, |(before, _)| before);
+    }
+    let named = !host.is_empty() && !host.ends_with(':') && !tag.is_empty();
+    named.then(|| (tag, message.trim_start_matches(' ')))
 }

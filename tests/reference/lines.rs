@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ....line\r\n....line\n.....last        '\n' ends a line, one '\r' directly before it goes with it,
-//! ^offset     ^offset   ^offset          the last line may have no end (its '\r' then stays)
+//! ^offset     ^offset   ^offset          the last line may have no '\n' (its '\r' goes all the same)
 //! ```
 
 /// Longer lines are cut to this many bytes.
@@ -19,7 +19,8 @@ pub(crate) struct Line<'a> {
 
 /// All lines, also empty ones, also a last one without a newline.
 ///
-/// Decision: the end of line is taken off before the length is judged, so 131,072 bytes and `\r\n` are
+/// Decision: a `\r` at the end of a last line without `\n` is half of an end of line, and goes too. The
+/// end of line is taken off before the length is judged, so 131,072 bytes and `\r\n` are
 /// a whole line. A cut goes through a character where it must; the rest of it becomes U+FFFD.
 pub(crate) fn split(bytes: &[u8]) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
@@ -31,7 +32,10 @@ pub(crate) fn split(bytes: &[u8]) -> Vec<Line<'_>> {
                 let line = &bytes[start..start + n];
                 (line.strip_suffix(b"\r").unwrap_or(line), start + n + 1)
             }
-            None => (&bytes[start..], bytes.len()),
+            None => {
+                let line = &bytes[start..];
+                (line.strip_suffix(b"\r").unwrap_or(line), bytes.len())
+            }
         };
         let cut = line.len() > LINE_MAX;
         lines.push(Line { offset: start, bytes: if cut { &line[..LINE_MAX] } else { line }, cut });

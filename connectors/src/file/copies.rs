@@ -25,7 +25,7 @@ use thalweg_core::disk::{Disk, DiskFile, Open};
 
 use super::discover::is_absent;
 use super::identity::{BLOCK, FileId, HEAD, Key, Prefix, read_up_to};
-use super::tail::{Agreement, Held, Seen, Tail, compare, newest, path_of};
+use super::tail::{Agreement, Held, Seen, Tail, compare, current, path_of};
 
 /// Bytes that two files were found to have in common.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +80,8 @@ pub(crate) struct Undecided<F> {
     pub(crate) listed: bool,
     /// Whether the first scan found it, and bytes in it.
     pub(crate) first: bool,
+    /// Whether it is known to hold text: it did before it was truncated.
+    pub(crate) text: bool,
     /// It could not be opened or read: tried again at each scan.
     pub(crate) denied: bool,
     /// What it is being compared with, and how far.
@@ -99,6 +101,7 @@ impl<F> Undecided<F> {
             handle: None,
             listed: true,
             first: false,
+            text: false,
             denied: false,
             against: None,
             waits_for: None,
@@ -224,11 +227,14 @@ pub(crate) fn judge<D: Disk>(
 pub(crate) fn candidates<D: Disk>(
     disk: &D,
     tails: &mut BTreeMap<Key, Tail<D::File>>,
+    id: FileId,
     head: &[u8],
 ) -> Vec<Key> {
     let mut found: Vec<(u64, Key)> = Vec::new();
     for (&key, tail) in tails.iter_mut() {
-        if tail.position.twin.is_none() && opens_like(disk, tail, head) {
+        // A file that was truncated is no copy of what it held before.
+        let other = key.file != id && tail.position.twin.is_none();
+        if other && opens_like(disk, tail, head) {
             found.push((tail.offset(), key));
         }
     }
@@ -336,7 +342,7 @@ fn find_original<'a, D: Disk>(
     key: Key,
     boot: &str,
 ) -> Original<'a, D::File> {
-    if newest(tails, key.file) != Some(key) {
+    if current(tails, key.file) != Some(key) {
         return Original::Gone;
     }
     let tail = &tails[&key];

@@ -15,6 +15,7 @@
 //! `dirty` and `retired` until it is marked; files are visited in the order of their keys or paths,
 //! never in that of a hash.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ use super::identity::{FileId, HEAD, Key, Prefix, read_up_to};
 use super::notice::{NoticeLevel, Notices, Trouble};
 use super::position::{BOOT_MAX, FilePosition, Origin};
 use super::tail::{
-    Agreement, Held, HeldCount, Seen, Tail, bytes_of, compare, newest, path_of, prefix_of,
+    Agreement, Held, HeldCount, Seen, Tail, born_apart, bytes_of, compare, current, path_of, prefix_of,
 };
 use crate::error::Result;
 use crate::source::{Positions, Split};
@@ -41,6 +42,8 @@ const COMPARE_BUDGET: u64 = 64 << 20;
 const HOT: Duration = Duration::from_secs(10);
 /// How long a file whose bytes could not be made durable is left alone.
 const AVOIDED: Duration = Duration::from_secs(10);
+/// So many files may be remembered beyond those that have a position.
+const GENERATIONS_MIN: usize = 1000;
 /// A position is retired after so many full scans in a row without its file: one may have listed a
 /// folder in the very moment of a rename.
 const MISSED_MAX: u32 = 2;
@@ -86,6 +89,8 @@ pub(crate) struct Follow<D: Disk> {
     pub(crate) retired: Vec<(Key, Split)>,
     /// Originals that are being compared: not to be retired.
     busy: BTreeSet<Key>,
+    /// The highest generation given out of each file, so that no two contents get the same key.
+    generations: BTreeMap<FileId, u32>,
     /// A scan is due before its time.
     pub(crate) rescan: bool,
     /// Scans since the last (re)start.
@@ -121,6 +126,7 @@ impl<D: Disk> Follow<D> {
             dirty: BTreeSet::new(),
             retired: Vec::new(),
             busy: BTreeSet::new(),
+            generations: BTreeMap::new(),
             rescan: false,
             scans: 0,
             new_folder: true,
@@ -140,14 +146,13 @@ impl<D: Disk> Follow<D> {
         }
         let before = std::mem::replace(&mut self.tails, tails);
         let undecided = std::mem::take(&mut self.undecided);
-        let named = |path: &[u8]| path_of(path).to_owned();
-        let followed = before.into_iter().filter_map(|(key, tail)| {
-            Some((key.file, (tail.at.unwrap_or(named(&tail.position.origin.path)), tail.handle?)))
-        });
+        let followed = before
+            .into_iter()
+            .filter_map(|(key, tail)| Some((key.file, (tail.name().to_owned(), tail.handle?))));
         let waiting = undecided.into_iter().filter_map(|(id, u)| Some((id, (u.path, u.handle?))));
         self.kept.extend(followed.chain(waiting));
         for (id, (path, held)) in std::mem::take(&mut self.kept) {
-            let tail = newest(&self.tails, id).and_then(|key| self.tails.get_mut(&key));
+            let tail = current(&self.tails, id).and_then(|key| self.tails.get_mut(&key));
             match tail {
                 Some(tail) if tail.position.twin.is_none() => tail.handle = Some(held),
                 Some(_) => {}
@@ -161,6 +166,7 @@ impl<D: Disk> Follow<D> {
         }
         self.queue.clear();
         self.retired.clear();
+        self.count_generations();
         self.scans = 0;
         self.new_folder = self.tails.is_empty();
         Ok(())
@@ -176,12 +182,14 @@ impl<D: Disk> Follow<D> {
             listing.files.binary_search_by(|found| found.path.as_path().cmp(path)).is_ok()
         });
         let known = self.place(&listing, now);
-        for (key, stat) in known {
-            self.recheck(key, &stat, now, scratch);
+        for (key, stat) in &known {
+            self.recheck(*key, stat, now, scratch);
         }
         self.meet(&listing, now);
         let mut budget = COMPARE_BUDGET.max(scratch.len() as u64);
-        self.decide(now, scratch, &mut budget);
+        if self.undecided.values().any(Undecided::may_hold_lines) && self.verify(&known, now, scratch) {
+            self.decide(now, scratch, &mut budget);
+        }
         self.look_at_twins(scratch, &mut budget);
         self.drain(now);
         self.retire(&listing);
@@ -255,12 +263,8 @@ impl<D: Disk> Follow<D> {
                 tail.handle = Some(self.held.hold(file));
                 tail.denied = false;
                 tail.see(Seen::of(&stat), now);
-                tail.compared = Some(Seen::of(&stat));
-                if agreement == Agreement::Same {
-                    return Access::Open;
-                }
                 self.settle(key, &stat, agreement, scratch);
-                Access::Changed
+                if agreement == Agreement::Same { Access::Open } else { Access::Changed }
             }
             Ok((_, _, None)) => {
                 self.rescan = true;
@@ -290,7 +294,7 @@ impl<D: Disk> Follow<D> {
             // again before it is committed.
             tail.handle = None;
         }
-        let path = tail.at.clone().unwrap_or(path_of(&tail.position.origin.path).to_owned());
+        let path = tail.name().to_owned();
         let offset = tail.offset();
         refused(&mut self.notices, &self.config, &path, error, || {
             format!("cannot be {what} at byte {offset}: {error}; it is tried again at each scan")
@@ -301,8 +305,7 @@ impl<D: Disk> Follow<D> {
     pub(crate) fn avoid(&mut self, key: Key, now: i64, what: &str) {
         self.avoided.insert(key.file, now.saturating_add(ms(AVOIDED)));
         if let Some(tail) = self.tails.get(&key) {
-            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
-            self.notices.trouble(path, Trouble::Unreadable, || what.to_owned());
+            self.notices.trouble(tail.name(), Trouble::Unreadable, || what.to_owned());
         }
     }
 
@@ -311,9 +314,11 @@ impl<D: Disk> Follow<D> {
         let Some(old) = self.tails.get_mut(&key) else { return };
         old.compared = Some(Seen::of(stat));
         if agreement == Agreement::Same {
+            // All bytes were compared when it had been born at another time.
+            old.position.birth_ns = stat.birth_ns;
             return;
         }
-        let path = old.at.clone().unwrap_or(path_of(&old.position.origin.path).to_owned());
+        let path = old.name().to_owned();
         let offset = old.offset();
         if self.ends.is_some() && self.scans > 0 {
             // What it held at the first scan is gone; the next run takes up what there is now.
@@ -323,71 +328,88 @@ impl<D: Disk> Follow<D> {
             self.notices.say(&path, NoticeLevel::Info, what);
             return;
         }
-        let next = key.next();
-        let same_birth = old.position.birth_ns == stat.birth_ns;
+        match agreement {
+            Agreement::Shrunk | Agreement::Zeroed => self.go_on_in_the_rest(key, stat, agreement, scratch),
+            _ => {
+                let what = format!("file_replaced: was truncated or replaced after byte {offset} was read");
+                self.notices.say(&path, NoticeLevel::Info, what);
+                self.supersede(key, stat);
+            }
+        }
+    }
+
+    /// A power loss took bytes that had been read: the next generation goes on in what is left.
+    fn go_on_in_the_rest(&mut self, key: Key, stat: &Stat, agreement: Agreement, scratch: &mut [u8]) {
+        let Some(old) = self.tails.get_mut(&key) else { return };
+        let Some(held) = old.handle.take() else { return };
+        let path = old.name().to_owned();
+        let offset = old.offset();
+        let prefix = match prefix_of(&held.file, offset.min(stat.len), scratch) {
+            Ok(prefix) => prefix,
+            Err(e) => return self.deny(key, "read", &e),
+        };
+        let lost = match agreement {
+            Agreement::Shrunk => format!("is {} bytes shorter", offset - prefix.len()),
+            _ => "holds zeros".to_owned(),
+        };
+        let what = format!(
+            "{lost} after a restart of the machine, where it had been read up to byte {offset}: its \
+             writer had not made it durable; reading goes on at byte {}",
+            prefix.len()
+        );
+        self.notices.say(&path, NoticeLevel::Warning, what);
         let mut position = FilePosition {
-            key: next,
             birth_ns: stat.birth_ns,
             twin: None,
             boot: Arc::clone(&self.boot),
+            prefix,
             ..old.position.clone()
         };
-        match agreement {
-            Agreement::Shrunk | Agreement::Zeroed => {
-                let upto = offset.min(stat.len);
-                let Some(held) = &old.handle else { return };
-                match prefix_of(&held.file, upto, scratch) {
-                    Ok(prefix) => position.prefix = prefix,
-                    Err(e) => return self.deny(key, "read", &e),
-                }
-                let lost = match agreement {
-                    Agreement::Shrunk => format!("is {} bytes shorter", offset - upto),
-                    _ => "holds zeros".to_owned(),
-                };
-                let what = format!(
-                    "{lost} after a restart of the machine, where it had been read up to byte \
-                     {offset}: its writer had not made it durable; reading goes on at byte {upto}"
-                );
-                self.notices.say(&path, NoticeLevel::Warning, what);
-            }
-            _ => {
-                position.origin = Origin { key: next, path: Arc::from(bytes_of(&path)) };
-                position.prefix = Prefix::EMPTY;
-                position.lines = 0;
-                position.text &= same_birth;
-                let what = format!(
-                    "file_replaced: was truncated or replaced after byte {offset} was read; \
-                     reading it from its start as generation {}",
-                    next.generation
-                );
-                self.notices.say(&path, NoticeLevel::Info, what);
-            }
-        }
-        self.supersede(key, position, stat);
-    }
-
-    /// The next generation takes the file; the position of the old one stays to be matched.
-    fn supersede(&mut self, key: Key, position: FilePosition, stat: &Stat) {
+        position.key = self.free_key(key.file);
+        let next = position.key;
         let Some(old) = self.tails.get_mut(&key) else { return };
         let mut tail = Tail::new(position);
         tail.at = old.at.take();
-        tail.handle = old.handle.take();
+        tail.handle = Some(held);
         tail.seen = Seen::of(stat);
         tail.compared = Some(tail.seen);
         tail.changed_at = old.changed_at;
-        tail.used_at = old.used_at;
-        tail.end = old.end.take();
-        tail.backlog = old.backlog.take();
-        old.ahead = Default::default();
-        old.missed = 0;
-        if old.offset() == 0 || old.position.twin.is_some() {
-            // Nothing was read of it: nothing can be found again.
-            self.remove(key);
-        }
-        let next = tail.position.key;
+        tail.end = old.end;
+        tail.backlog = old.backlog;
+        self.set_aside(key);
         self.tails.insert(next, tail);
         self.dirty.insert(next);
         self.enqueue(next);
+    }
+
+    /// Other content has taken the file: it is to be judged like any other new one, since it may be
+    /// a copy; the position of the old content stays to be matched.
+    fn supersede(&mut self, key: Key, stat: &Stat) {
+        let Some(old) = self.tails.get_mut(&key) else { return };
+        let path = old.name().to_owned();
+        let mut undecided = Undecided::new(path, stat.birth_ns, Seen::of(stat), old.changed_at);
+        undecided.text = old.position.text && !born_apart(stat, &old.position);
+        undecided.listed = old.at.take().is_some();
+        undecided.handle = old.handle.take();
+        undecided.end = old.end.take();
+        undecided.first = self.scans == 0 && stat.len > 0;
+        self.undecided.insert(key.file, undecided);
+        self.set_aside(key);
+        self.rescan = true;
+    }
+
+    /// Keeps a position whose file has other content now, if there is anything to be found again.
+    fn set_aside(&mut self, key: Key) {
+        let Some(old) = self.tails.get_mut(&key) else { return };
+        old.superseded = true;
+        old.at = None;
+        old.handle = None;
+        old.ahead = Default::default();
+        old.backlog = None;
+        old.missed = 0;
+        if old.offset() == 0 || old.position.twin.is_some() {
+            self.remove(key);
+        }
     }
 
     /// Takes a position away for good.
@@ -406,12 +428,12 @@ impl<D: Disk> Follow<D> {
         let mut known = Vec::new();
         for (i, &key) in keys.iter().enumerate() {
             let Some(tail) = self.tails.get_mut(&key) else { continue };
-            let superseded = keys.get(i + 1).is_some_and(|next| next.file == key.file);
+            tail.superseded |= keys.get(i + 1).is_some_and(|next| next.file == key.file);
             if tail.denied {
                 tail.looked = None;
             }
             match found.get(&key.file) {
-                Some(found) if !superseded => {
+                Some(found) if !tail.superseded => {
                     if tail.at.as_deref() != Some(&found.path) {
                         tail.at = Some(found.path.clone());
                     }
@@ -425,12 +447,11 @@ impl<D: Disk> Follow<D> {
                 }
                 _ => {
                     tail.at = None;
-                    if listing.saw(path_of(&tail.position.origin.path)) {
-                        tail.missed = tail.missed.saturating_add(1);
-                    }
                     if let Some(Ok(stat)) = tail.handle.as_ref().map(|held| held.file.stat()) {
                         tail.see(Seen::of(&stat), now);
                         known.push((key, stat));
+                    } else if listing.saw(path_of(&tail.position.origin.path)) {
+                        tail.missed = tail.missed.saturating_add(1);
                     }
                 }
             }
@@ -445,16 +466,16 @@ impl<D: Disk> Follow<D> {
             return;
         }
         let position = &tail.position;
-        let reused = matches!((stat.birth_ns, position.birth_ns), (Some(a), Some(b)) if a != b);
+        let reused = born_apart(stat, position);
         let rebooted = position.boot != self.boot;
-        if reused || (stat.len < tail.offset() && !rebooted) {
+        if stat.len < tail.offset() && !rebooted {
             self.settle(key, stat, Agreement::Other, scratch);
         } else if let Some(held) = &tail.handle {
             match compare(&held.file, stat, position, &self.boot) {
                 Ok(agreement) => self.settle(key, stat, agreement, scratch),
                 Err(e) => self.deny(key, "read", &e),
             }
-        } else if stat.len < tail.offset() {
+        } else if stat.len < tail.offset() || reused {
             self.acquire(key, now, scratch);
         }
         // Otherwise it is compared when it is opened to be read.
@@ -475,16 +496,17 @@ impl<D: Disk> Follow<D> {
         for Found { path, stat } in &listing.files {
             let id = FileId::of(stat);
             let end = allowed.as_ref().map(|ends| ends.get(&id).copied());
-            if let Some(key) = newest(&self.tails, id) {
+            if let Some(key) = current(&self.tails, id) {
                 if let (Some(end), Some(tail)) = (end, self.tails.get_mut(&key)) {
                     tail.end = tail.end.or(end);
                     tail.finished |= end.is_none();
                 }
             } else if let Some(undecided) = self.undecided.get_mut(&id) {
                 undecided.listed = true;
+                undecided.end = undecided.end.or(end.flatten());
                 undecided.path.clone_from(path);
                 undecided.see(Seen::of(stat), now);
-            } else if !self.ignored.contains(&id) && end != Some(None) {
+            } else if !self.ignored.contains(&id) && !matches!(end, Some(None | Some(0))) {
                 if self.finder.excludes(&self.disk, path) {
                     self.ignored.insert(id);
                     continue;
@@ -496,12 +518,12 @@ impl<D: Disk> Follow<D> {
                 if first && stat.len > 0 {
                     // The files of the first scan are never copies of each other. Each is registered
                     // before one is read.
-                    self.promote(id, Prefix::EMPTY, None, false);
+                    self.promote(id, Prefix::EMPTY, None);
                 }
             }
         }
         for (id, (path, held)) in std::mem::take(&mut self.kept) {
-            if newest(&self.tails, id).is_some() {
+            if current(&self.tails, id).is_some() {
                 continue;
             }
             let Ok(stat) = held.file.stat() else { continue };
@@ -515,12 +537,35 @@ impl<D: Disk> Follow<D> {
         self.undecided.retain(|_, undecided| undecided.listed || undecided.handle.is_some());
     }
 
-    /// Judges the files that have no position, in the order of their paths.
+    /// Compares all files that changed since they were compared last: what is in them now decides
+    /// what others are copies of. Answers whether it could.
+    fn verify(&mut self, known: &[(Key, Stat)], now: i64, scratch: &mut [u8]) -> bool {
+        for (key, stat) in known {
+            let Some(tail) = self.tails.get(key) else { continue };
+            let untouched = stat.len == tail.offset() && stat.mtime_ms == tail.position.mtime_ms;
+            if tail.handle.is_some() || tail.compared == Some(Seen::of(stat)) || untouched {
+                continue;
+            }
+            let twin = tail.position.twin.is_some();
+            if tail.at.is_some() && self.acquire(*key, now, scratch) == Access::NoRoom {
+                self.rescan = true;
+                return false;
+            }
+            match self.tails.get_mut(key) {
+                Some(tail) if twin => tail.handle = None,
+                _ => self.keep_few(*key),
+            }
+        }
+        true
+    }
+
+    /// Judges the files that have no position, the longest first: an original is never shorter than
+    /// a copy of it that is still growing.
     fn decide(&mut self, now: i64, scratch: &mut [u8], budget: &mut u64) {
-        let mut ids: Vec<(PathBuf, FileId)> =
-            self.undecided.iter().map(|(&id, undecided)| (undecided.path.clone(), id)).collect();
+        let order = |(&id, u): (&FileId, &Undecided<_>)| (Reverse(u.seen.len), u.path.clone(), id);
+        let mut ids: Vec<_> = self.undecided.iter().map(order).collect();
         ids.sort();
-        for (path, id) in ids {
+        for (_, path, id) in ids {
             let Some(undecided) = self.undecided.get(&id) else { continue };
             // An empty file cannot be told from a copy that is about to be written.
             if undecided.seen.len == 0 && undecided.listed {
@@ -582,7 +627,7 @@ impl<D: Disk> Follow<D> {
         }
         let mut head = [0; HEAD];
         let have = read_up_to(&held.file, &mut head, 0)?;
-        let originals = candidates(&self.disk, &mut self.tails, &head[..have]);
+        let originals = candidates(&self.disk, &mut self.tails, id, &head[..have]);
         let mut means = Means { scratch, budget: *budget, boot: &self.boot };
         let verdict =
             judge(&self.disk, &self.tails, id, &mut undecided, &held.file, &originals, &mut means);
@@ -594,16 +639,16 @@ impl<D: Disk> Follow<D> {
                 return Err(e);
             }
         };
-        let waited = now - undecided.since >= ms(self.config.copy_patience);
+        let waited = now.saturating_sub(undecided.since) >= ms(self.config.copy_patience);
         self.busy.extend(undecided.waits_for);
         undecided.handle = Some(held);
         self.undecided.insert(id, undecided);
         match verdict {
             Verdict::Wait if !waited => self.keep_few_handles(id),
             Verdict::Again => self.rescan = true,
-            Verdict::New | Verdict::Wait => self.promote(id, Prefix::EMPTY, None, false),
-            Verdict::Twin { of, likeness } => self.promote(id, likeness.lines(), Some(of), true),
-            Verdict::Own { from } => self.promote(id, from, None, true),
+            Verdict::New | Verdict::Wait => self.promote(id, Prefix::EMPTY, None),
+            Verdict::Twin { of, likeness } => self.promote(id, likeness.lines(), Some(of)),
+            Verdict::Own { from } => self.promote(id, from, None),
             Verdict::Heir { of } => self.inherit(id, of),
         }
         Ok(())
@@ -621,15 +666,15 @@ impl<D: Disk> Follow<D> {
     }
 
     /// Gives an undecided file a position: behind `prefix`, and not read while it is a twin.
-    fn promote(&mut self, id: FileId, prefix: Prefix, twin: Option<Key>, text: bool) {
+    fn promote(&mut self, id: FileId, prefix: Prefix, twin: Option<Key>) {
         let Some(undecided) = self.undecided.remove(&id) else { return };
-        let key = Key::first(id);
+        let key = self.free_key(id);
         let mut tail = Tail::new(FilePosition {
             key,
             origin: Origin { key, path: Arc::from(bytes_of(&undecided.path)) },
             birth_ns: undecided.birth_ns,
             twin,
-            text,
+            text: undecided.text || prefix.len() > 0,
             prefix,
             lines: 0,
             mtime_ms: undecided.seen.mtime_ms,
@@ -639,6 +684,27 @@ impl<D: Disk> Follow<D> {
         self.tails.insert(key, tail);
         self.dirty.insert(key);
         self.keep_few(key);
+    }
+
+    /// The key of the next content of a file. A position that moved away keeps the key it was first
+    /// found under for its records, so that counts too.
+    fn free_key(&mut self, id: FileId) -> Key {
+        if self.generations.len() > 2 * self.tails.len() + GENERATIONS_MIN {
+            self.count_generations();
+        }
+        let next = self.generations.get(&id).map_or(0, |last| last + 1);
+        self.generations.insert(id, next);
+        Key { file: id, generation: next }
+    }
+
+    fn count_generations(&mut self) {
+        self.generations.clear();
+        for tail in self.tails.values() {
+            for key in [tail.position.key, tail.position.origin.key] {
+                let last = self.generations.entry(key.file).or_default();
+                *last = key.generation.max(*last);
+            }
+        }
     }
 
     /// Lets go of a file that was opened only to be judged, when many are open.
@@ -656,7 +722,7 @@ impl<D: Disk> Follow<D> {
         let (Some(undecided), Some(original)) = (self.undecided.remove(&id), self.remove(of)) else {
             return;
         };
-        let key = Key::first(id);
+        let key = self.free_key(id);
         let position = FilePosition {
             key,
             birth_ns: undecided.birth_ns,
@@ -754,7 +820,7 @@ impl<D: Disk> Follow<D> {
     /// Whether nothing can have happened to a twin since it was looked at.
     fn is_settled_twin(&self, tail: &Tail<D::File>, of: Key) -> bool {
         let original = self.tails.get(&of).is_some_and(|original| {
-            newest(&self.tails, of.file) == Some(of)
+            current(&self.tails, of.file) == Some(of)
                 && original.at.is_some()
                 && original.seen.len >= original.offset()
         });
@@ -868,6 +934,11 @@ impl<D: Disk> Follow<D> {
         for (_, key) in closable.into_iter().take(count) {
             if let Some(tail) = self.tails.get_mut(&key) {
                 tail.handle = None;
+            }
+        }
+        if self.held.get() >= self.config.max_open {
+            for undecided in self.undecided.values_mut().filter(|undecided| undecided.listed) {
+                undecided.handle = None;
             }
         }
         self.held.get() < self.config.max_open

@@ -51,18 +51,6 @@ pub(crate) struct Key {
     pub(crate) generation: u32,
 }
 
-impl Key {
-    /// The first content of a file.
-    pub(crate) fn first(file: FileId) -> Self {
-        Self { file, generation: 0 }
-    }
-
-    /// The content that comes after this one.
-    pub(crate) fn next(self) -> Self {
-        Self { file: self.file, generation: self.generation + 1 }
-    }
-}
-
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file.dev, self.file.ino, self.generation)

@@ -203,7 +203,7 @@ mod tests {
         let key = Key { file: FileId { dev: 7, ino: u64::MAX }, generation: 3 };
         FilePosition {
             key,
-            origin: Origin { key: Key::first(FileId { dev: 7, ino: 9 }), path: Arc::from(&b"/a/\xff"[..]) },
+            origin: Origin { key: Key { file: FileId { dev: 7, ino: 9 }, generation: 0 }, path: Arc::from(&b"/a/\xff"[..]) },
             birth_ns: twin.then_some(-5),
             twin: twin.then_some(key),
             text: !twin,
@@ -241,7 +241,7 @@ mod tests {
                 .to_string();
             assert!(error.contains(&*split.0), "{error}");
         }
-        let other = FilePosition::split(position.key.next());
+        let other = FilePosition::split(Key { generation: 4, ..position.key });
         assert!(FilePosition::decode(&other, &position.encode()).is_err());
     }
 }

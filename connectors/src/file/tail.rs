@@ -90,6 +90,8 @@ pub(crate) struct Tail<F> {
     pub(crate) changed_at: i64,
     /// When it was last read, by the clock, in milliseconds.
     pub(crate) used_at: i64,
+    /// Its file has other content now.
+    pub(crate) superseded: bool,
     /// Full scans in a row that did not find it.
     pub(crate) missed: u32,
     /// Its size at the first scan, while that much is not yet read.
@@ -130,6 +132,7 @@ impl<F: DiskFile> Tail<F> {
             compared: None,
             changed_at: i64::MIN,
             used_at: i64::MIN,
+            superseded: false,
             missed: 0,
             backlog: None,
             end: None,
@@ -160,6 +163,11 @@ impl<F: DiskFile> Tail<F> {
     /// The first byte that no pushed record covers.
     pub(crate) fn offset(&self) -> u64 {
         self.position.prefix.len()
+    }
+
+    /// The name it has, or was first found under.
+    pub(crate) fn name(&self) -> &Path {
+        self.at.as_deref().unwrap_or(path_of(&self.position.origin.path))
     }
 
     /// Where reading ends for now.
@@ -224,21 +232,32 @@ pub(crate) enum Agreement {
     Other,
 }
 
+/// Whether a file and a position were born at different times: the number was reused.
+pub(crate) fn born_apart(stat: &Stat, position: &FilePosition) -> bool {
+    matches!((stat.birth_ns, position.birth_ns), (Some(now), Some(then)) if now != then)
+}
+
 /// Compares a file with a position of the same device and number. `boot` is the present boot.
+///
+/// Head and mark decide. When the number was reused, they are not enough: then all bytes do, as for
+/// a copy under another number, since whoever writes a file anew under its old number may have
+/// written the old lines again.
 pub(crate) fn compare(
     file: &impl DiskFile,
     stat: &Stat,
     position: &FilePosition,
     boot: &str,
 ) -> io::Result<Agreement> {
-    if let (Some(now), Some(then)) = (stat.birth_ns, position.birth_ns)
-        && now != then
-    {
-        return Ok(Agreement::Other);
-    }
+    let reused = born_apart(stat, position);
     let prefix = &position.prefix;
     if prefix.len() == 0 {
-        return Ok(Agreement::Same);
+        return Ok(if reused { Agreement::Other } else { Agreement::Same });
+    }
+    if reused {
+        let same = prefix.head_agrees(file)?
+            && prefix.mark_agrees(file)?
+            && prefix_of(file, prefix.len(), &mut vec![0; 64 << 10])? == *prefix;
+        return Ok(if same { Agreement::Same } else { Agreement::Other });
     }
     let rebooted = !boot.is_empty() && !position.boot.is_empty() && *position.boot != *boot;
     let mut bytes = [0; HEAD];
@@ -275,9 +294,14 @@ pub(crate) fn prefix_of(file: &impl DiskFile, len: u64, scratch: &mut [u8]) -> i
 }
 
 /// The last generation known of a file.
-pub(crate) fn newest<F>(tails: &BTreeMap<Key, Tail<F>>, file: FileId) -> Option<Key> {
+fn newest<F>(tails: &BTreeMap<Key, Tail<F>>, file: FileId) -> Option<Key> {
     let range = Key { file, generation: 0 }..=Key { file, generation: u32::MAX };
     tails.range(range).next_back().map(|(&key, _)| key)
+}
+
+/// The content that a file has now, if it has a position.
+pub(crate) fn current<F>(tails: &BTreeMap<Key, Tail<F>>, file: FileId) -> Option<Key> {
+    newest(tails, file).filter(|key| tails.get(key).is_some_and(|tail| !tail.superseded))
 }
 
 /// The path that the system's bytes stand for.
