@@ -183,42 +183,38 @@ impl Spine {
     ) -> Result<(), String> {
         let acting = mode != Mode::Once { busy: false };
         let mut busy_at = around.clock.now();
-        let mut pace = 2 + around.rng.below(8);
         loop {
             deeds.turns += 1;
             if deeds.turns > TURNS_MAX {
                 return Err("it does not come to an end".to_owned());
             }
-            let draw = around.rng.below(24);
+            let draw = around.rng.below(14);
             let mut worked = false; let ops0=around.disk.operations();
             match draw {
-                0..=9 => match self.step_source()? {
+                0..=5 => match self.step_source()? {
                     Step::End => return Ok(()),
                     Step::Worked => worked = true,
                     Step::Idle(_) => {}
                 },
-                10..=17 => {
+                6..=7 => {
                     let worker = around.rng.below(self.app.workers() as u64) as usize;
                     worked = block_on(self.app.step(worker)).map_err(failed("a worker"))?
                         == TaskStep::Worked;
                 }
-                18..=20 => {
+                8..=9 => {
                     let step = block_on(self.sink.step()).map_err(failed("the sink"))?;
                     worked = step == Step::Worked;
                 }
-                21 if around.rng.one_in(8) => {
+                10 if around.rng.one_in(16) => {
                     block_on(self.log.tick()).map_err(failed("the tick"))?;
                 }
-                _ => {
-                    pace = pace.saturating_sub(1);
-                    if acting && !around.actors.are_done() && pace == 0 {
-                        around.actors.step(around.disk).map_err(failed("a writer"))?;
-                        pace = 1 + around.rng.below(5);
-                        worked = true;
-                    }
+                11..=13 if acting && !around.actors.are_done() => {
+                    around.actors.step(around.disk).map_err(failed("a writer"))?;
+                    worked = true;
                 }
+                _ => {}
             }
-            {let d=around.disk.operations()-ops0; match draw {0..=9=>deeds.src_ops+=d,10..=17=>deeds.app_ops+=d,18..=20=>deeds.sink_ops+=d,_=>deeds.act_ops+=d}}
+            {let d=around.disk.operations()-ops0; match draw {0..=5=>deeds.src_ops+=d,6..=7=>deeds.app_ops+=d,8..=9=>deeds.sink_ops+=d,_=>deeds.act_ops+=d}}
             self.look_around(around)?;
             let now = around.clock.now();
             if worked || (acting && !around.actors.are_done()) {

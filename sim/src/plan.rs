@@ -99,15 +99,15 @@ impl Plan {
             inputs_synced: pick(&[1, 1, 0]) == 1,
             once_throughout: pick(&[0, 0, 0, 1]) == 1,
             grace: Duration::from_secs(pick(&[3600, 3600, 0])),
-            partitions: pick(&[1, 2, 2, 3]) as u32,
-            threads: pick(&[1, 2]) as usize,
+            partitions: pick(&[1, 1, 1, 2]) as u32,
+            threads: pick(&[1, 1, 2]) as usize,
             segment_bytes: pick(&[900, 2500, 6000]) as u32,
             internal_segment_bytes: pick(&[4000, 100 << 20, 100 << 20]) as u32,
-            source_bytes: pick(&[1500, 3000, 6000]),
-            fetch_bytes: pick(&[1500, 3000]) as usize,
-            commit_bytes: pick(&[2000, 6000, 100_000]),
+            source_bytes: pick(&[3000, 5000]),
+            fetch_bytes: pick(&[2000, 8000]) as usize,
+            commit_bytes: pick(&[8000, 20_000, 100_000]),
             checkpoint_bytes: pick(&[1, 3000, 10_000]) as usize,
-            roll_bytes: pick(&[3000, 6000]),
+            roll_bytes: pick(&[6000, 9000]),
             short_io: pick(&[0, 0, 0, 30]) as u32,
             birth_times: pick(&[1, 1, 0]) == 1,
         }
@@ -116,10 +116,5 @@ impl Plan {
     /// A generator for one part of the run, so that one part's draws do not shift another's.
     pub(crate) fn rng(&self, part: u64) -> Rng {
         Rng::new(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(part))
-    }
-
-    /// Whether what a crash may take from the inputs is nothing.
-    pub(crate) fn keeps_inputs(&self) -> bool {
-        self.inputs_synced || self.kind.crash() == Crash::Process
     }
 }

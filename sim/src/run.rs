@@ -188,7 +188,7 @@ impl<'a> Machine<'a> {
             true => {
                 while !self.actors.are_done() {
                     // Most happens while no program runs, the rest beside it.
-                    for _ in 0..8 {
+                    for _ in 0..12 {
                         if self.actors.step(&self.disk).is_err() {
                             self.revive_dead()?;
                         }
@@ -199,8 +199,10 @@ impl<'a> Machine<'a> {
             false => self.phase(Mode::Follow)?,
         }
         self.phase(Mode::Once { busy: false })?;
-        // A file that changes under a `--once` run is read on by the next.
-        self.phase(Mode::Once { busy: false })?;
+        if self.plan.once_throughout {
+            // A file that changes under a `--once` run is read on by the next.
+            self.phase(Mode::Once { busy: false })?;
+        }
         self.outcome.points = self.disk.operations();
         self.outcome.store_operations = self.store.operations();
         self.outcome.trace_hash = self.disk.trace_hash();

@@ -193,9 +193,10 @@ impl Teller {
         let Act::Append { bytes, starts, .. } = self.append(path, log, count) else {
             unreachable!("append makes an append")
         };
+        let last = starts.last().map_or(0, |last| last.1 as usize);
         let cut = match self.whole_lines {
-            true => starts.last().map_or(0, |last| last.1 as usize),
-            false => starts.last().map_or(0, |last| last.1 as usize) + 1 + self.rng.below(30) as usize,
+            true => last,
+            false => last + 1 + self.rng.below((bytes.len() - last - 1) as u64) as usize,
         };
         let act = |bytes: &[u8], starts| Act::Append {
             path: path.to_owned(),
