@@ -110,7 +110,6 @@ impl Actors {
         let Script { acts, next, begun } = &mut self.scripts[script];
         *begun = true;
         let act = acts[*next].clone();
-        if std::env::var_os("SIM_TALK").is_some() { let t=format!("{act:?}"); eprintln!("ACT {}", &t[..t.len().min(120)]); }
         self.perform(door, &act)?;
         let script = &mut self.scripts[script];
         script.next += 1;

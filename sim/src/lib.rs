@@ -9,6 +9,7 @@
 //! The pipeline is the very file of `log_etl`, the reference that of the root's tests.
 
 mod actors;
+pub mod campaign;
 
 mod life;
 

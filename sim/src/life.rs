@@ -69,10 +69,6 @@ pub(crate) struct Deeds {
     pub(crate) source_commits: u64,
     pub(crate) late: u64,
     pub(crate) turns: u32,
-    pub(crate) opened_at: u64,
-    pub(crate) ends_at: u64,
-    pub(crate) ended_at: u64,
-    pub(crate) app_ops: u64, pub(crate) src_ops: u64, pub(crate) sink_ops: u64, pub(crate) act_ops: u64,
 }
 
 /// Why a life ended before its time.
@@ -123,14 +119,13 @@ struct Spine {
 pub(crate) fn live(mut around: Surroundings<'_>, mode: Mode) -> Result<Deeds, End> {
     let mut deeds = Deeds::default();
     let lived = Spine::open(&mut around, mode).and_then(|mut spine| {
-        deeds.opened_at = around.disk.operations();
         deeds.checkpoints_loaded = spine.app.report().checkpoints_loaded;
         deeds.records_replayed = spine.app.report().records_replayed;
         let turned = spine.turn_until_done(&mut around, mode, &mut deeds);
         turned.and_then(|()| spine.end(&mut around, mode, &mut deeds))
     });
     match lived {
-        Ok(()) => { deeds.ended_at=around.disk.operations(); eprintln!("{mode:?} {deeds:?}"); Ok(deeds) }
+        Ok(()) => Ok(deeds),
         Err(_) if around.is_dead() => Err(End::Died),
         Err(what) => Err(End::Failed(what)),
     }
@@ -189,7 +184,7 @@ impl Spine {
                 return Err("it does not come to an end".to_owned());
             }
             let draw = around.rng.below(14);
-            let mut worked = false; let ops0=around.disk.operations();
+            let mut worked = false;
             match draw {
                 0..=5 => match self.step_source()? {
                     Step::End => return Ok(()),
@@ -214,7 +209,6 @@ impl Spine {
                 }
                 _ => {}
             }
-            {let d=around.disk.operations()-ops0; match draw {0..=5=>deeds.src_ops+=d,6..=7=>deeds.app_ops+=d,8..=9=>deeds.sink_ops+=d,_=>deeds.act_ops+=d}}
             self.look_around(around)?;
             let now = around.clock.now();
             if worked || (acting && !around.actors.are_done()) {
@@ -233,7 +227,7 @@ impl Spine {
 
     fn step_source(&mut self) -> Result<Step, String> {
         let step = block_on(self.source.step()).map_err(failed("the source"));
-        for n in self.source.source_mut().take_notices() { if std::env::var_os("SIM_TALK").is_some() { eprintln!("{} NOTICE {} {}", self.log.now(), n.path.display(), n.what); } }
+        drop(self.source.source_mut().take_notices());
         step
     }
 
@@ -250,7 +244,6 @@ impl Spine {
 
     /// As log_etl ends: source, pipeline, sink, log.
     fn end(mut self, around: &mut Surroundings<'_>, mode: Mode, deeds: &mut Deeds) -> Result<(), String> {
-        deeds.ends_at=around.disk.operations();
         block_on(async {
             match mode {
                 Mode::Once { .. } => {

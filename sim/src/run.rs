@@ -212,7 +212,8 @@ impl<'a> Machine<'a> {
             // What is finished and closed is there after any power loss, too.
             self.die();
             self.revive()?;
-            self.look(true).map_err(|what| format!("after the power went in the end: {what}"))?;
+            oracle::unchanged(&self.finished, &self.files()?)
+                .map_err(|what| format!("after the power went in the end: {what}"))?;
         }
         Ok(())
     }
