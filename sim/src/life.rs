@@ -164,6 +164,10 @@ impl Spine {
                 .commit_every(Duration::from_millis(100))
                 .checkpoint(Duration::from_secs(10), plan.checkpoint_bytes);
             let app = app.open(log.clone()).await.map_err(failed("opening the pipeline"))?;
+            // What the store forgets, the log still knows: no state is ever in doubt.
+            if let Some((task, why)) = app.report().rebuilt.first() {
+                return Err(format!("the state of task {task} was given up: {why}"));
+            }
             let sink = open_sink(plan, disk, &log, rng.number()).await?;
             Ok(Self { log, source, app, sink })
         })
