@@ -10,21 +10,21 @@ use reference::generate::{self, Made, set_mtime};
 use reference::output::{EventLine, Output, changed, snapshot};
 use reference::random::Random;
 use reference::{Event, FileInput, Stamp, events, events_from, time};
-use running::{Place, Run};
+use running::{Folders, Run};
 
 mod reference;
 mod running;
 
 /// Generated files in the place's folder of logs.
-fn write_files(place: &Place, made: &[Made]) -> Vec<FileInput> {
+fn write_files(place: &Folders, made: &[Made]) -> Vec<FileInput> {
     made.iter().map(|m| m.write(&place.logs).expect("the test's folder can be written")).collect()
 }
 
-fn once(place: &Place, options: &[&str]) -> Run {
+fn once(place: &Folders, options: &[&str]) -> Run {
     place.log_etl().arg("--once").args(options).arg(&place.logs)
 }
 
-fn read(place: &Place) -> Output {
+fn read(place: &Folders) -> Output {
     Output::read(&place.out).expect("OUT holds whole lines")
 }
 
@@ -42,24 +42,24 @@ fn check_first(story: &str, expected: &[Event], output: &Output) {
 #[test]
 fn every_line_becomes_its_event_exactly_once() {
     let cases: [(u64, usize, &[&str]); 4] = [
-        (0, 3000, &["--level", "os"]),
-        (1, 1200, &["--level", "disk"]),
-        (2, 1200, &["--level", "os", "--partitions", "1", "--grace", "1m"]),
-        (3, 1200, &["--level", "disk", "--partitions", "7", "--threads", "3"]),
+        (0, 4000, &["--level", "os"]),
+        (1, 2000, &["--level", "disk"]),
+        (2, 2000, &["--level", "os", "--partitions", "1", "--grace", "1m"]),
+        (3, 2000, &["--level", "disk", "--partitions", "7", "--threads", "3"]),
     ];
     for (seed, lines, options) in cases {
-        let place = Place::new();
+        let place = Folders::new();
         let files = write_files(&place, &generate::files(seed, lines));
         once(&place, options).finish().expect(0);
         check_first(&format!("seed {seed}, {options:?}"), &events(&files), &read(&place));
     }
 }
 
-/// Tried: binary and compressed files, an unreadable one, a path that leads nowhere; folders below the
+/// Tried: binary and compressed files, an unreadable one, a named pipe, a path that leads nowhere; folders below the
 /// folder are not inputs at all.
 #[test]
 fn skipped_inputs_are_named_and_the_rest_is_read() {
-    let place = Place::new();
+    let place = Folders::new();
     let mut files = write_files(&place, &generate::files(5, 300));
     let skipped = generate::skipped(generate::noon(5));
     write_files(&place, &skipped);
@@ -77,6 +77,9 @@ fn skipped_inputs_are_named_and_the_rest_is_read() {
             mtime: 0,
         });
     }
+    // Nobody writes to it: whoever opens it waits for ever.
+    nix::unistd::mkfifo(&place.logs.join("pipe.log"), nix::sys::stat::Mode::S_IRWXU)
+        .expect("the name is new");
     let nowhere = place.root.join("nowhere.log");
     std::os::unix::fs::symlink("/does/not/exist", &nowhere).expect("the name is new");
 
@@ -92,7 +95,7 @@ fn skipped_inputs_are_named_and_the_rest_is_read() {
 /// Tried: a file named twice, by folder, glob and relative path; a glob over OUT and DATA themselves.
 #[test]
 fn a_file_named_twice_is_read_once_and_own_folders_never() {
-    let place = Place::new();
+    let place = Folders::new();
     let files = write_files(&place, &generate::files(6, 300));
     once(&place, &["--level", "os"])
         .args(&["logs/*.log", "logs/syslog", "./logs"])
@@ -147,7 +150,7 @@ fn second_lines(random: &mut Random, first: &[Event], closed: i64) -> Vec<u8> {
 #[test]
 fn late_lines_are_those_whose_minute_was_closed() {
     for (seed, partitions) in [(1, "1"), (3, "4")] {
-        let place = Place::new();
+        let place = Folders::new();
         let made = generate::files(seed, 900);
         let mut files = write_files(&place, &made);
         let options = ["--level", "os", "--partitions", partitions];
@@ -245,7 +248,7 @@ fn lateness(
 /// Tried: a line without its newline, taken by `--once`, goes on afterwards.
 #[test]
 fn what_follows_a_line_taken_without_its_end_is_a_line_of_its_own() {
-    let place = Place::new();
+    let place = Folders::new();
     let path = place.logs.join("half.log");
     let mut file =
         FileInput { path: path.to_string_lossy().into_owned(), bytes: Vec::new(), mtime: 0 };
@@ -267,7 +270,7 @@ fn what_follows_a_line_taken_without_its_end_is_a_line_of_its_own() {
 
 #[test]
 fn another_number_of_partitions_is_refused() {
-    let place = Place::new();
+    let place = Folders::new();
     write_files(&place, &generate::files(1, 100));
     once(&place, &["--level", "os", "--partitions", "3"]).finish().expect(0);
     let before = snapshot(&place.out).expect("OUT can be read");
@@ -279,7 +282,7 @@ fn another_number_of_partitions_is_refused() {
 
 #[test]
 fn another_log_on_the_same_out_is_refused() {
-    let place = Place::new();
+    let place = Folders::new();
     write_files(&place, &generate::files(2, 100));
     once(&place, &["--level", "os"]).finish().expect(0);
     let before = snapshot(&place.out).expect("OUT can be read");
@@ -291,7 +294,7 @@ fn another_log_on_the_same_out_is_refused() {
 
 #[test]
 fn a_second_process_on_the_same_data_is_refused() {
-    let place = Place::new();
+    let place = Folders::new();
     write_files(&place, &generate::files(2, 100));
     let mut first = place.log_etl().args(&["--level", "os"]).arg(&place.logs).start();
     first.until_it_says("state: loaded");
@@ -306,14 +309,14 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
     let cases: [(&[&str], &str); 7] = [
         (&["--level", "paper", "logs"], "paper"),
         (&["--grace", "soon", "logs"], "soon"),
-        (&["--grace", "-5s", "logs"], "grace"),
+        (&["--grace=-5s", "logs"], "-5s"),
         (&["--partitions", "0", "logs"], "partitions"),
         (&["--threads", "0", "logs"], "threads"),
         (&["--unknown", "logs"], "--unknown"),
         (&["--data"], "--data"),
     ];
     for (arguments, part) in cases {
-        let place = Place::new();
+        let place = Folders::new();
         Run::new(&place.root).arg("--once").args(arguments).finish().expect(2).says(&[part]);
         for default in ["thalweg-data", "thalweg-out"] {
             assert!(!place.root.join(default).exists(), "{arguments:?} made {default}");
@@ -321,9 +324,8 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
     }
 }
 
-#[cfg(unix)]
 fn set_mode_0(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
-    let nobody = fs::Permissions::from_mode(0);
+    let nobody = fs::Permissions::from_mode(0o000);
     fs::set_permissions(path, nobody).expect("the test owns this file");
 }

@@ -265,13 +265,16 @@ fn json_is_read_by_the_letter() {
         "{\"a\":\"\t\"}",
         "{\"a\":1}\u{a0}",
         r#"{"a":1e}"#,
+        r#"{"a":1e400}"#,
         r#"{"a":--1}"#,
         r#"{"a":"b}"#,
     ] {
         assert!(json::object(bad).is_none(), "{bad} is no object");
     }
-    let deep = format!("{{\"a\":{}{}}}", "[".repeat(60_000), "]".repeat(60_000));
-    assert!(json::object(&deep).is_some(), "depth has no limit of its own");
+    for (depth, read) in [(126, true), (127, false), (60_000, false)] {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(json::object(&deep).is_some(), read, "{depth} arrays in an object");
+    }
 }
 
 #[test]
@@ -287,16 +290,21 @@ fn lines_end_cut_and_start_where_the_bytes_say() {
             (1, b"".to_vec()),
             (3, b"a".to_vec()),
             (6, b"b\r".to_vec()),
-            (10, b"c\r".to_vec()),
+            (10, b"c".to_vec()),
         ]
     );
-    for (length, cut) in [(LINE_MAX, false), (LINE_MAX + 1, true), (3 * LINE_MAX, true)] {
-        for end in ["", "\n", "\r\n"] {
-            let bytes = ["x".repeat(length), end.to_owned()].concat().into_bytes();
-            let lines = split(&bytes);
-            assert_eq!((lines.len(), lines[0].cut), (1, cut), "{length} bytes and {end:?}");
-            assert_eq!(lines[0].bytes.len(), length.min(LINE_MAX));
-        }
+    for (length, end, cut) in [
+        (LINE_MAX, "", false),
+        (LINE_MAX, "\n", false),
+        (LINE_MAX - 1, "\r\n", false),
+        (LINE_MAX, "\r\n", true),
+        (LINE_MAX + 1, "\n", true),
+        (3 * LINE_MAX, "", true),
+    ] {
+        let bytes = ["x".repeat(length), end.to_owned()].concat().into_bytes();
+        let lines = split(&bytes);
+        assert_eq!((lines.len(), lines[0].cut), (1, cut), "{length} bytes and {end:?}");
+        assert_eq!(lines[0].bytes.len(), length.min(LINE_MAX));
     }
 }
 
@@ -440,7 +448,7 @@ fn every_fault_is_noticed() {
     assert_eq!(check_all(&expected, &whole), Vec::<String>::new());
 
     type Fault = (&'static str, fn(&mut Output));
-    let faults: [Fault; 14] = [
+    let faults: [Fault; 17] = [
         ("missing", |o| drop(o.events.pop())),
         ("doubled", |o| o.events.push(o.events[3].clone())),
         ("not expected", |o| o.events[0].offset += 1),
@@ -458,6 +466,13 @@ fn every_fault_is_noticed() {
             o.late.push(line);
         }),
         ("says nothing", |o| drop(o.latest.pop())),
+        ("ends at", |o| o.latest[0].message.push('!')),
+        ("latest shows", |o| o.latest[0].message.push('!')),
+        ("goes back in time", |o| {
+            let mut line = o.latest[0].clone();
+            line.time -= 1;
+            o.latest.push(line);
+        }),
         ("latest", |o| o.latest[0].time -= 1),
     ];
     for (sentence, fault) in faults {

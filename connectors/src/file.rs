@@ -67,6 +67,7 @@ use crate::source::{Outbox, Polled, Positions, Source};
 use follow::{Access, Follow, ms};
 use identity::{Key, read_up_to};
 use notice::Trouble;
+use position::Opening;
 use reader::{Bounds, Failure, Reader, Stop};
 use tail::{Agreement, Seen, compare};
 
@@ -97,6 +98,8 @@ pub struct FileStats {
     pub cut_lines: u64,
     /// NUL bytes passed over.
     pub zero_bytes: u64,
+    /// Bytes that were seen, and were deleted or truncated before they were read.
+    pub lost_bytes: u64,
     /// Inputs left out at the moment.
     pub skipped: u64,
 }
@@ -195,6 +198,7 @@ impl<D: Disk> FileSource<D> {
         FileStats {
             files: followed.count() as u64,
             lag_bytes: self.lag(),
+            lost_bytes: self.follow.lost_bytes,
             skipped: self.skipped(),
             ..self.stats
         }
@@ -376,6 +380,7 @@ impl<D: Disk> FileSource<D> {
                 self.follow.notices.trouble(path, Trouble::Binary, || {
                     format!("skipped: {why}; give it as text, or leave it out")
                 });
+                tail.binary = true;
                 tail.looked = Some(tail.seen);
                 tail.backlog = None;
                 tail.finished |= self.config.once;
@@ -422,6 +427,8 @@ impl<D: Disk> FileSource<D> {
             tail.position.mtime_ms = stat.mtime_ms;
             tail.position.boot = boot;
             tail.position.text = true;
+            tail.binary = false;
+            tail.position.opening = Opening::EMPTY;
         }
         if tail.offset() > before {
             self.follow.was_read(key);
@@ -430,6 +437,10 @@ impl<D: Disk> FileSource<D> {
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         self.follow.notices.read(tail.name());
         tail.deficit -= used;
+        if stop != Stop::Replaced {
+            // The mark was compared before anything behind it was used.
+            tail.compared = Some(seen);
+        }
         match stop {
             Stop::Quantum => Ok(After::More),
             Stop::Full => Ok(After::Full),
@@ -454,8 +465,7 @@ impl<D: Disk> FileSource<D> {
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         let Some(held) = &tail.handle else { return Ok(After::Nothing) };
         let stat = held.file.stat().map_err(Failure::Read)?;
-        let agreement =
-            compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
+        let agreement = compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
         // It changes under our hands: not again before it was seen to change once more.
         tail.ahead = Default::default();
         tail.looked = Some(Seen::of(&stat));
@@ -481,9 +491,7 @@ impl<D: Disk> FileSource<D> {
     }
 
     fn has_come_to_its_end(&self) -> bool {
-        self.follow.queue.is_empty()
-            && !self.follow.undecided.values().any(|u| u.may_hold_lines())
-            && !self.follow.tails.values().any(tail::Tail::is_wanted)
+        !self.follow.has_more() && !self.follow.undecided.values().any(|u| u.may_hold_lines())
     }
 
     /// Makes the files of the open transaction durable, and looks whether they are still what was
@@ -518,9 +526,10 @@ impl<D: Disk> FileSource<D> {
                     )
                 });
             }
-            let same = held.file.stat().and_then(|stat| {
-                compare(&held.file, &stat, &tail.position, self.follow.boot())
-            });
+            let same = held
+                .file
+                .stat()
+                .and_then(|stat| compare(&held.file, &stat, &tail.position, self.follow.boot()));
             match same {
                 Ok(Agreement::Same) => {}
                 Ok(_) => {
@@ -572,15 +581,5 @@ impl<D: Disk> Source for FileSource<D> {
 
     fn lag_bytes(&self) -> u64 {
         self.lag()
-    }
-}
-impl<D: Disk> FileSource<D> {
-    /// DEBUG
-    pub fn debug_dump(&self) -> String {
-        let mut s = String::new();
-        for (k, t) in &self.follow.tails { s += &format!("{k} at {:?} handle {} off {} seen {:?} looked {:?} sup {} twin {:?} wanted {} queued {} missed {} denied {} compared {:?}\n", t.at, t.handle.is_some(), t.offset(), t.seen, t.looked, t.superseded, t.position.twin, t.is_wanted(), t.queued, t.missed, t.denied, t.compared); }
-        for (k, u) in &self.follow.undecided { s += &format!("UND {k:?} {:?} {:?} handle {} waits {:?}\n", u.path, u.seen, u.handle.is_some(), u.waits_for); }
-        s += &format!("queue {:?} touched {:?}", self.follow.queue, self.follow.touched);
-        s
     }
 }

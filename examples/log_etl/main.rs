@@ -24,10 +24,10 @@ use futures::future::{Either, select};
 use thalweg::connectors::decode::Zone;
 use thalweg::connectors::file::{FileSource, FileSourceConfig, NoticeLevel};
 use thalweg::connectors::files::{FileSink, FileSinkConfig};
-use thalweg::connectors::run::topic::Partitions;
 use thalweg::connectors::run::Step;
 use thalweg::connectors::run::sink::{SinkConfig, SinkRunner};
 use thalweg::connectors::run::source::{SourceConfig, SourceRunner};
+use thalweg::connectors::run::topic::Partitions;
 use thalweg::core::disk::real::RealDisk;
 use thalweg::streams::{App, RunningApp};
 use thalweg::{EmbeddedLog, Level, Log, LogConfig};
@@ -136,7 +136,11 @@ async fn run(options: Options) -> Result<u64, Failure> {
 }
 
 /// The parts: source, pipeline, sink; started in this order, ended in this order.
-async fn work(options: &Options, log: &Arc<EmbeddedLog>, shown: &Arc<Shown>) -> Result<u64, Failure> {
+async fn work(
+    options: &Options,
+    log: &Arc<EmbeddedLog>,
+    shown: &Arc<Shown>,
+) -> Result<u64, Failure> {
     let (stop_source, source_stops) = watch::channel(false);
     let (stop_sink, sink_stops) = watch::channel(false);
     let source = open_source(options, log).await?;
@@ -174,7 +178,11 @@ async fn work(options: &Options, log: &Arc<EmbeddedLog>, shown: &Arc<Shown>) -> 
     let finished = match outcome {
         Ended::Source(Ok(())) => {
             // Everything is in the log: read it to its end, and close what holds data.
-            app.end_of_input().await?;
+            tokio::select! {
+                biased;
+                ended = app.end_of_input() => ended?,
+                () = count(&app, shown) => {}
+            }
             look(&app, shown).await?;
             app.stop().await.map_err(Failure::from)
         }
@@ -219,10 +227,7 @@ enum Ended {
 type Tail = SourceRunner<FileSource<RealDisk>>;
 
 /// The source: files into `logs.raw`, positions in the same transactions.
-async fn open_source(
-    options: &Options,
-    log: &Arc<EmbeddedLog>,
-) -> Result<Tail, Failure> {
+async fn open_source(options: &Options, log: &Arc<EmbeddedLog>) -> Result<Tail, Failure> {
     let default = options.paths.is_empty();
     let paths = if default { vec![PathBuf::from("/var/log")] } else { options.paths.clone() };
     let files = FileSourceConfig {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use thalweg::connectors::decode::{JsonObject, LineContext, Origin, Severity, Zone, decode_line};
 use thalweg::connectors::file::{CUT_HEADER, FILE_HEADER, MTIME_HEADER, OFFSET_HEADER};
 use thalweg::core::record::RecordRef;
-use thalweg::streams::codec::{Bincode, NoKey, Raw, Str};
+use thalweg::streams::codec::{NoKey, Raw, Str};
 use thalweg::streams::{
     Builder, EventTime, OnClose, Result, Store, Topic, Tumbling, Watermark, Windowed,
 };
@@ -34,9 +34,9 @@ pub(crate) const LATE: Topic<(), Bytes, NoKey, Raw> = Topic::with("late", NoKey,
 /// Changes of the table "last message per program": keyed, so that those of one program stay in order.
 pub(crate) const LATEST: Topic<String, Bytes, Str, Raw> = Topic::with("latest", Str, Raw);
 
-/// Lines on their way to the task that counts them: the value is the line's JSON object.
-const BY_PROGRAM_SEVERITY: Topic<(String, Severity), Bytes, Bincode, Raw> =
-    Topic::internal_with("log-etl-by-program-severity", Bincode, Raw);
+/// Lines on their way to the task that counts them: whole, because the late ones are written out.
+const BY_PROGRAM_SEVERITY: Topic<(String, Severity), Line> =
+    Topic::internal("log-etl-by-program-severity");
 /// Lines on their way to the task that knows the last one.
 const BY_PROGRAM: Topic<String, Latest> = Topic::internal("log-etl-by-program");
 
@@ -47,13 +47,19 @@ const LAST: Store<String, Latest> = Store::new("last");
 
 /// A parsed line. Shared by the branches, so that splitting the stream copies nothing.
 struct Event {
-    json: Bytes,
+    program: String,
+    severity: Severity,
+    line: Line,
+}
+
+/// The rest of a parsed line: all that is not the key it is counted by.
+#[derive(Clone, Serialize, Deserialize)]
+struct Line {
     file: String,
     offset: u64,
     time: i64,
-    program: String,
-    severity: Severity,
     message: String,
+    cut: bool,
 }
 
 /// What is remembered of a program's last line.
@@ -75,15 +81,20 @@ pub(crate) fn pipeline(zone: Zone, grace: Duration) -> impl FnOnce(&Builder) -> 
             .watermark(Watermark::AfterBacklog(Duration::ZERO));
 
         let (events, lines) = lines.tee();
-        events.map(|(), event: Arc<Event>| ((), event.json.clone())).to(&EVENTS);
+        events
+            .map_values(|(), event: Arc<Event>| event.line.to_json(&event.program, event.severity))
+            .to(&EVENTS);
 
         let (counted, lines) = lines.tee();
         counted
-            .map(|(), event| ((event.program.clone(), event.severity), event.json.clone()))
+            .map(|(), event| ((event.program.clone(), event.severity), event.line.clone()))
             .repartition(&BY_PROGRAM_SEVERITY)
             .window(Tumbling::of(Duration::from_secs(60)).grace(grace))
             .count(&COUNT)
-            .late(|late| late.map(|_, json| ((), json)).to(&LATE))
+            .late(|late| {
+                late.map(|(program, severity), line| ((), line.to_json(&program, severity)))
+                    .to(&LATE)
+            })
             .emit(OnClose)
             .map(|window, count| ((), count_json(&window, count)))
             .to(&COUNTS);
@@ -117,33 +128,42 @@ fn parse(line: &RecordRef<'_>, zone: &Zone) -> Option<((), Arc<Event>, EventTime
     if parsed.severity == Severity::Debug {
         return None;
     }
-    let mut json = Vec::with_capacity(file.len() + parsed.message.len() + parsed.program.len() + 128);
-    let mut object = JsonObject::begin(&mut json)
-        .str("file", &file)
-        .u64("offset", offset)
-        .time("time", parsed.time_ms)
-        .str("program", &parsed.program)
-        .str("severity", parsed.severity.as_str())
-        .str("message", &parsed.message);
-    if number(CUT_HEADER).is_some() {
-        object = object.bool("cut", true);
-    }
-    object.end();
     // A line without a time of its own has the append time, which must never move event time.
     let time = match parsed.origin {
         Origin::Raw => EventTime::Unknown,
         Origin::Json | Origin::Syslog | Origin::Iso => EventTime::At(parsed.time_ms),
     };
     let event = Event {
-        json: json.into(),
-        offset,
-        time: parsed.time_ms,
         severity: parsed.severity,
         program: parsed.program.into_owned(),
-        message: parsed.message.into_owned(),
-        file: file.into_owned(),
+        line: Line {
+            offset,
+            time: parsed.time_ms,
+            message: parsed.message.into_owned(),
+            cut: number(CUT_HEADER).is_some(),
+            file: file.into_owned(),
+        },
     };
     Some(((), Arc::new(event), time))
+}
+
+impl Line {
+    fn to_json(&self, program: &str, severity: Severity) -> Bytes {
+        let size = self.file.len() + self.message.len() + program.len() + 128;
+        let mut json = Vec::with_capacity(size);
+        let mut object = JsonObject::begin(&mut json)
+            .str("file", &self.file)
+            .u64("offset", self.offset)
+            .time("time", self.time)
+            .str("program", program)
+            .str("severity", severity.as_str())
+            .str("message", &self.message);
+        if self.cut {
+            object = object.bool("cut", true);
+        }
+        object.end();
+        json.into()
+    }
 }
 
 fn count_json(window: &Windowed<(String, Severity)>, count: u64) -> Bytes {
@@ -160,12 +180,8 @@ fn count_json(window: &Windowed<(String, Severity)>, count: u64) -> Bytes {
 
 impl Latest {
     fn of(event: &Event) -> Self {
-        Self {
-            time: event.time,
-            file: event.file.clone(),
-            offset: event.offset,
-            message: event.message.clone(),
-        }
+        let Line { file, offset, time, message, .. } = &event.line;
+        Self { time: *time, file: file.clone(), offset: *offset, message: message.clone() }
     }
 
     /// The greatest wins.

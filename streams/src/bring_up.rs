@@ -113,7 +113,11 @@ async fn check_first_start(
 }
 
 /// Whether a partition holds any record that a reader of committed records sees.
-async fn has_committed(log: &dyn Log, at: &TopicPartition, offsets: PartitionOffsets) -> Result<bool> {
+async fn has_committed(
+    log: &dyn Log,
+    at: &TopicPartition,
+    offsets: PartitionOffsets,
+) -> Result<bool> {
     let mut offset = offsets.start;
     loop {
         let from = FetchFrom { at: at.clone(), offset, max_bytes: REPLAY_BYTES };
@@ -274,7 +278,8 @@ impl Starting<'_> {
         let mut doubts = BTreeMap::new();
         let Stored::Checkpoint(checkpoint) = stored else { return Ok(doubts) };
         for p in &checkpoint.changelogs {
-            let checked = self.log.check_position(&p.at, p.topic_id, p.leader_epoch, p.offset).await;
+            let checked =
+                self.log.check_position(&p.at, p.topic_id, p.leader_epoch, p.offset).await;
             match checked {
                 Ok(()) => {}
                 Err(thalweg_core::Error::PositionLost { why, .. }) => {

@@ -19,7 +19,9 @@ use thalweg_core::ids::{Offset, ProducerIdentity, Timestamp, Uuid};
 use thalweg_core::record::{BACKLOG_HEADER, RecordRef, WATERMARK_HEADER};
 
 use crate::codec::Codec;
-use crate::cx::{Emit, Outgoing, Route, partition_of};
+use thalweg_core::client::partitioner::partition_of;
+
+use crate::cx::{Emit, Outgoing, Route};
 use crate::error::{CodecError, Error, Result};
 use crate::state::backend::StateStore;
 use crate::state::digest::Digest;

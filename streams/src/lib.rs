@@ -32,8 +32,7 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`error`], [`codec`], [`topic`] | values: errors, values <-> bytes, typed names |
-//! | [`state`] | rows of bytes below a task, and the records that bring them back |
+//! | [`error`], [`codec`], [`topic`], [`state`] | values: errors, values <-> bytes, typed names; rows of bytes below a task, and the records that bring them back |
 //! | [`time`], `cx` | event time; what surrounds a record on its way |
 //! | [`chain`], `overlay`, `stage` | fused operators; typed state; the boundaries between |
 //! | [`window`], `aggregate` | windows of time; the stateful operators |
@@ -81,7 +80,7 @@ pub mod driver;
 
 pub use app::{App, RunningApp, Stats, Stepped};
 pub use bring_up::BringUp;
-pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route, partition_of};
+pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route};
 pub use error::{CodecError, Error, Result};
 pub use stream::{Builder, ByKey, Rekeyed, Stream};
 pub use table::Table;

@@ -26,11 +26,7 @@ const TOTAL: Store<String, u64> = Store::new("total");
 const MINUTE: Store<Windowed<String>, u64> = Store::new("minute");
 
 fn pipeline(b: &Builder) -> Result<()> {
-    let (totals, minutes) = b
-        .stream(&WORDS)
-        .map(|n, word| (word, n))
-        .repartition(&BY_WORD)
-        .tee();
+    let (totals, minutes) = b.stream(&WORDS).map(|n, word| (word, n)).repartition(&BY_WORD).tee();
     totals.count(&TOTAL).to(&TOTALS);
     minutes
         .window(Tumbling::of(Duration::from_secs(60)).no_grace())
@@ -89,8 +85,11 @@ where
         let mut offset = 0;
         loop {
             let from = FetchFrom { at: at.clone(), offset, max_bytes: 1 << 20 };
-            let options =
-                FetchOptions { isolation: Isolation::ReadCommitted, max_wait: Duration::ZERO, max_bytes: 0 };
+            let options = FetchOptions {
+                isolation: Isolation::ReadCommitted,
+                max_wait: Duration::ZERO,
+                max_bytes: 0,
+            };
             let fetched = now(log.fetch(&[from], options)).expect("readable");
             if fetched[0].batches.is_empty() {
                 break;
@@ -149,11 +148,17 @@ fn check(log: &dyn Log, what: &str) {
         let before = totals.insert(word, total);
         assert!(before.is_none_or(|b| b < total), "{what}: a total only rises");
     }
-    let wanted = [("log", 2), ("stream", 1), ("table", 1)]
-        .map(|(word, each)| (word.to_owned(), (0..COUNT).filter(|n| match each {
-            2 => n % 4 == 0 || n % 4 == 3,
-            _ => n % 4 == u32::from(word == "table") + 1,
-        }).count() as u64));
+    let wanted = [("log", 2), ("stream", 1), ("table", 1)].map(|(word, each)| {
+        (
+            word.to_owned(),
+            (0..COUNT)
+                .filter(|n| match each {
+                    2 => n % 4 == 0 || n % 4 == 3,
+                    _ => n % 4 == u32::from(word == "table") + 1,
+                })
+                .count() as u64,
+        )
+    });
     assert_eq!(totals.into_iter().collect::<Vec<_>>(), wanted, "{what}");
     let mut minutes: Vec<_> = read(log, &MINUTES);
     minutes.sort();
@@ -185,7 +190,8 @@ fn a_run_without_crashes_counts_each_record_once() {
 
 #[test]
 fn a_crash_at_any_point_changes_no_result() {
-    let lives = [(Level::Disk, Crash::Power), (Level::Disk, Crash::Process), (Level::Os, Crash::Process)];
+    let lives =
+        [(Level::Disk, Crash::Power), (Level::Disk, Crash::Process), (Level::Os, Crash::Process)];
     for (number, (level, crash)) in lives.into_iter().enumerate() {
         let seed = number as u64 + 5;
         let whole = machine(seed);

@@ -124,7 +124,7 @@ fn from_syslog(line: &str, mtime: i64) -> Option<Found> {
     let text = text.as_bytes()[3..].strip_prefix(b" ")?;
     let (day, text) = time::digits(text, 2)
         .or_else(|| time::digits(text.strip_prefix(b" ").unwrap_or(text), 1))?;
-    let ((hour, minute, second), rest) = time::clock(text.strip_prefix(b" ")?)?;
+    let ([hour, minute, second], rest) = time::clock(text.strip_prefix(b" ")?)?;
     let text = &line[line.len() - rest.len()..];
     let (program, message) = host_and_tag(text.strip_prefix(' ')?)?;
     let civil = Civil { year: 0, month, day, hour, minute, second, millis: 0 };

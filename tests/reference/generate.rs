@@ -162,8 +162,10 @@ fn long_lines(noon: i64) -> Vec<u8> {
     for length in [LINE_MAX - 1, LINE_MAX, LINE_MAX + 1, 3 * LINE_MAX] {
         let mut line = format!("{stamp} host long[7]: warn {length} ");
         line.extend(std::iter::repeat_n('x', length - line.len()));
-        bytes.extend(line.into_bytes());
-        bytes.push(b'\n');
+        for end in ["\n", "\r\n"] {
+            bytes.extend(line.bytes());
+            bytes.extend_from_slice(end.as_bytes());
+        }
     }
     for _ in 0..2 {
         let mut line = format!("{stamp} é on the cut ");

@@ -1,7 +1,8 @@
 //! A small JSON reader (RFC 8259) for one object on one line.
 //!
-//! The members of the outer object are told apart; nested values are checked and kept as written. It
-//! never recurses, so a line of a hundred thousand brackets is only a long line.
+//! The members of the outer object are told apart; nested values are checked and kept as written.
+
+const DEPTH: usize = 127;
 
 /// A value of the outer object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) enum Value<'a> {
 /// it is anything else.
 ///
 /// Decision: half a surrogate pair (`\ud800`) is no Unicode text, so such a line is no readable object.
+/// RFC 8259 lets a reader set limits: objects and arrays lie at most 127 deep, and a number is one that
+/// a double can hold.
 pub(crate) fn object(line: &str) -> Option<Vec<(String, Value<'_>)>> {
     let mut reader = Reader { text: line, at: 0 };
     let mut members = Vec::new();
@@ -106,6 +109,9 @@ impl<'a> Reader<'a> {
                     let close = bracket + 2; // In ASCII `}` and `]` follow their partners by two.
                     self.at += 1;
                     self.blank();
+                    if open.len() + 2 > DEPTH {
+                        return None;
+                    }
                     if self.take(close).is_none() {
                         open.push(close);
                         if close == b'}' {
@@ -158,7 +164,8 @@ impl<'a> Reader<'a> {
             }
             self.digits()?;
         }
-        Some(&self.text[start..self.at])
+        let number = &self.text[start..self.at];
+        number.parse::<f64>().is_ok_and(f64::is_finite).then_some(number)
     }
 
     fn digits(&mut self) -> Option<()> {

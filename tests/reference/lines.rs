@@ -1,8 +1,8 @@
 //! Bytes of a file -> lines, and which files are not read at all.
 //!
 //! ```text
-//! ....line\r\n....line\n.....last        '\n' ends a line, one '\r' directly before it goes with it,
-//! ^offset     ^offset   ^offset          the last line may have no '\n' (its '\r' goes all the same)
+//! ....line\r\n....line\n.....last      '\n' ends a line, one '\r' directly before it goes with it;
+//! ^offset     ^offset   ^offset        so does the end of the file
 //! ```
 
 /// Longer lines are cut to this many bytes.
@@ -19,27 +19,23 @@ pub(crate) struct Line<'a> {
 
 /// All lines, also empty ones, also a last one without a newline.
 ///
-/// Decision: a `\r` at the end of a last line without `\n` is half of an end of line, and goes too. The
-/// end of line is taken off before the length is judged, so 131,072 bytes and `\r\n` are
-/// a whole line. A cut goes through a character where it must; the rest of it becomes U+FFFD.
+/// Decisions: what stands before the newline is cut first, then one `\r` at its end goes, so 131,072
+/// bytes and `\r\n` count as cut although they lose nothing else. A last line without a newline is taken
+/// as if it had come. A cut goes through a character where it must; its rest becomes U+FFFD.
 pub(crate) fn split(bytes: &[u8]) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     let mut start = 0;
     while start < bytes.len() {
         let found = bytes[start..].iter().position(|b| *b == b'\n');
-        let (line, next) = match found {
-            Some(n) => {
-                let line = &bytes[start..start + n];
-                (line.strip_suffix(b"\r").unwrap_or(line), start + n + 1)
-            }
-            None => {
-                let line = &bytes[start..];
-                (line.strip_suffix(b"\r").unwrap_or(line), bytes.len())
-            }
-        };
-        let cut = line.len() > LINE_MAX;
-        lines.push(Line { offset: start, bytes: if cut { &line[..LINE_MAX] } else { line }, cut });
-        start = next;
+        let end = found.map_or(bytes.len(), |n| start + n);
+        let whole = &bytes[start..end];
+        let kept = &whole[..whole.len().min(LINE_MAX)];
+        lines.push(Line {
+            offset: start,
+            bytes: kept.strip_suffix(b"\r").unwrap_or(kept),
+            cut: kept.len() < whole.len(),
+        });
+        start = end + 1;
     }
     lines
 }

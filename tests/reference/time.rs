@@ -127,16 +127,16 @@ fn date_time<'a>(text: &'a [u8], separators: &[u8]) -> Option<(Civil, &'a [u8])>
     if !separators.contains(separator) {
         return None;
     }
-    let ((hour, minute, second), text) = clock(text)?;
+    let ([hour, minute, second], text) = clock(text)?;
     Some((Civil { year, month, day, hour, minute, second, millis: 0 }, text))
 }
 
 /// `hh:mm:ss`.
-pub(crate) fn clock(text: &[u8]) -> Option<((i64, i64, i64), &[u8])> {
+pub(crate) fn clock(text: &[u8]) -> Option<([i64; 3], &[u8])> {
     let (hour, text) = digits(text, 2)?;
     let (minute, text) = digits(text.strip_prefix(b":")?, 2)?;
     let (second, text) = digits(text.strip_prefix(b":")?, 2)?;
-    Some(((hour, minute, second), text))
+    Some(([hour, minute, second], text))
 }
 
 /// A fraction of any length, cut to milliseconds; none there: 0 and nothing taken.

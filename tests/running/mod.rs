@@ -27,7 +27,7 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// A data folder, an OUT folder and the inputs; all below one temporary folder.
-pub(crate) struct Place {
+pub(crate) struct Folders {
     pub(crate) root: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) data: PathBuf,
@@ -35,7 +35,7 @@ pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl Folders {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let root = folder.path().canonicalize().expect("the folder was just made");

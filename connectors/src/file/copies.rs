@@ -25,6 +25,7 @@ use thalweg_core::disk::{Disk, DiskFile, Open};
 
 use super::discover::is_absent;
 use super::identity::{BLOCK, FileId, HEAD, Key, Prefix, read_up_to};
+use super::position::Opening;
 use super::tail::{Agreement, Held, Seen, Tail, compare, current, path_of};
 
 /// Bytes that two files were found to have in common.
@@ -78,6 +79,8 @@ pub(crate) struct Undecided<F> {
     pub(crate) handle: Option<Held<F>>,
     /// Whether the last scan found it.
     pub(crate) listed: bool,
+    /// Its first bytes, when it was looked into.
+    pub(crate) opening: Opening,
     /// Whether the first scan found it, and bytes in it.
     pub(crate) first: bool,
     /// Whether it is known to hold text: it did before it was truncated.
@@ -100,6 +103,7 @@ impl<F> Undecided<F> {
             end: None,
             handle: None,
             listed: true,
+            opening: Opening::EMPTY,
             first: false,
             text: false,
             denied: false,
@@ -188,7 +192,9 @@ pub(crate) fn judge<D: Disk>(
         let before = undecided.against.take_if(|(key, _)| *key == of).map(|(_, likeness)| likeness);
         let likeness = before.unwrap_or(Likeness::up_to(Prefix::EMPTY));
         let finding = match find_original(disk, tails, of, means.boot) {
-            Original::Whole(whole) => with_whole(original, &whole, file, stat.len, likeness, means)?,
+            Original::Whole(whole) => {
+                with_whole(original, &whole, file, stat.len, likeness, means)?
+            }
             Original::Gone if original.offset() == 0 => continue,
             Original::Gone => {
                 let same_inode = of.file.ino == id.ino
@@ -255,7 +261,7 @@ fn opens_like<D: Disk>(disk: &D, tail: &mut Tail<D::File>, head: &[u8]) -> bool 
     }
     // So little of it was read that the file itself has to be asked, once per change.
     if let Some((seen, bytes, have)) = &tail.opening
-        && (*seen == tail.seen || *have == BLOCK)
+        && *seen == tail.seen
     {
         return *have > 0 && alike(&bytes[..*have]);
     }
@@ -273,6 +279,7 @@ fn opens_like<D: Disk>(disk: &D, tail: &mut Tail<D::File>, head: &[u8]) -> bool 
 }
 
 /// What became of a twin.
+#[derive(Clone, Copy)]
 pub(crate) enum Twinship {
     /// Still the same as its original; this far.
     Stays(Likeness),
@@ -357,7 +364,9 @@ fn find_original<'a, D: Disk>(
             _ => Original::Unknown,
         };
     }
-    for path in [tail.at.as_deref(), Some(path_of(&tail.position.origin.path))].into_iter().flatten() {
+    for path in
+        [tail.at.as_deref(), Some(path_of(&tail.position.origin.path))].into_iter().flatten()
+    {
         let answer = disk.open(path, Open::Read).and_then(|file| Ok((agrees(&file)?, file)));
         match answer {
             Ok(((id, _), _)) if id != key.file => {}
@@ -417,7 +426,11 @@ fn with_whole<F: DiskFile>(
     let here = Likeness::up_to(likeness.common);
     if same < reach {
         let later = lines_to_come;
-        return Ok(if later { Finding::DifferentLater(likeness) } else { Finding::Different(here) });
+        return Ok(if later {
+            Finding::DifferentLater(likeness)
+        } else {
+            Finding::Different(here)
+        });
     }
     let end = offset + reach as u64;
     if end < whole_len || end == copy_len || lines_to_come {

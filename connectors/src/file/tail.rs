@@ -92,6 +92,8 @@ pub(crate) struct Tail<F> {
     pub(crate) used_at: i64,
     /// Its file has other content now.
     pub(crate) superseded: bool,
+    /// Bytes of a superseded content that had been seen but not read.
+    pub(crate) unread: u64,
     /// Full scans in a row that did not find it.
     pub(crate) missed: u32,
     /// Its size at the first scan, while that much is not yet read.
@@ -106,6 +108,8 @@ pub(crate) struct Tail<F> {
     pub(crate) rest_taken: Option<Seen>,
     /// It could not be opened or read: tried again at each scan.
     pub(crate) denied: bool,
+    /// It holds no text.
+    pub(crate) binary: bool,
     /// Waits for its turn.
     pub(crate) queued: bool,
     /// Bytes it may still use up (deficit round robin).
@@ -133,6 +137,7 @@ impl<F: DiskFile> Tail<F> {
             changed_at: i64::MIN,
             used_at: i64::MIN,
             superseded: false,
+            unread: 0,
             missed: 0,
             backlog: None,
             end: None,
@@ -140,6 +145,7 @@ impl<F: DiskFile> Tail<F> {
             take_rest: false,
             rest_taken: None,
             denied: false,
+            binary: false,
             queued: false,
             deficit: 0,
             opening: None,
@@ -177,7 +183,7 @@ impl<F: DiskFile> Tail<F> {
 
     /// Bytes there but not pushed.
     pub(crate) fn lag(&self) -> u64 {
-        let followed = self.position.twin.is_none() && !self.finished;
+        let followed = self.position.twin.is_none() && !self.finished && !self.binary;
         if followed { self.upto().saturating_sub(self.offset()) } else { 0 }
     }
 
@@ -193,13 +199,17 @@ impl<F: DiskFile> Tail<F> {
 
     /// Whether a turn may find something.
     pub(crate) fn is_wanted(&self) -> bool {
-        if self.position.twin.is_some() || self.finished || (self.handle.is_none() && self.at.is_none()) {
+        if self.position.twin.is_some()
+            || self.finished
+            || (self.handle.is_none() && self.at.is_none())
+        {
             return false;
         }
         let unread = self.upto() > self.offset();
         // As long as the offset, but touched: only a look tells whether it is still the same.
         let touched = self.handle.is_none() && self.seen.mtime_ms != self.position.mtime_ms;
-        self.take_rest || (self.looked != Some(self.seen) && (unread || (touched && self.offset() > 0)))
+        self.take_rest
+            || (self.looked != Some(self.seen) && (unread || (touched && self.offset() > 0)))
     }
 
     /// Whether the file may be closed and opened again when it is needed: it still has a name.
@@ -251,7 +261,11 @@ pub(crate) fn compare(
     let reused = born_apart(stat, position);
     let prefix = &position.prefix;
     if prefix.len() == 0 {
-        return Ok(if reused { Agreement::Other } else { Agreement::Same });
+        let opening = position.opening.bytes();
+        let mut bytes = [0; BLOCK];
+        let have = read_up_to(file, &mut bytes[..opening.len()], 0)?;
+        let same = !reused && bytes[..have] == *opening;
+        return Ok(if same { Agreement::Same } else { Agreement::Other });
     }
     if reused {
         let same = prefix.head_agrees(file)?

@@ -187,7 +187,10 @@ fn a_position_has_one_claimant() {
     world.run(20_000);
     assert_eq!(world.lines().len(), 100);
     world.check_files_are_in_order();
-    assert_eq!(world.rows().iter().map(|row| &row.key).collect::<std::collections::BTreeSet<_>>().len(), 1);
+    assert_eq!(
+        world.rows().iter().map(|row| &row.key).collect::<std::collections::BTreeSet<_>>().len(),
+        1
+    );
 }
 
 #[test]
@@ -219,10 +222,10 @@ fn a_file_moved_across_devices_goes_on() {
 
 #[test]
 fn a_copy_in_the_making_is_waited_for_but_not_for_ever() {
-    let mut world = World::with(0, FileSourceConfig {
-        copy_patience: Duration::from_secs(10),
-        ..config(&["/log/*"])
-    });
+    let mut world = World::with(
+        0,
+        FileSourceConfig { copy_patience: Duration::from_secs(10), ..config(&["/log/*"]) },
+    );
     world.append("/log/anchor", "anchor\n");
     world.append("/log/app.log", numbered("old", 0, 20, 40));
     world.run(1000);

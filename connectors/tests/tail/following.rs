@@ -56,10 +56,10 @@ fn what_was_committed_is_not_read_again_and_what_was_not_is() {
 
 #[test]
 fn once_ends_at_the_sizes_of_the_first_scan_and_takes_the_last_line() {
-    let mut world = World::with(0, thalweg_connectors::file::FileSourceConfig {
-        once: true,
-        ..config(&["/log"])
-    });
+    let mut world = World::with(
+        0,
+        thalweg_connectors::file::FileSourceConfig { once: true, ..config(&["/log"]) },
+    );
     world.append("/log/a.log", "one\ntwo");
     world.append("/log/empty.log", "");
     world.batch.records_max = 4;
@@ -80,10 +80,10 @@ fn once_ends_at_the_sizes_of_the_first_scan_and_takes_the_last_line() {
 #[test]
 fn once_over_nothing_ends_at_once() {
     for paths in [&["/log"][..], &["/log/none"], &["/log/*.x"]] {
-        let mut world = World::with(0, thalweg_connectors::file::FileSourceConfig {
-            once: true,
-            ..config(paths)
-        });
+        let mut world = World::with(
+            0,
+            thalweg_connectors::file::FileSourceConfig { once: true, ..config(paths) },
+        );
         assert_eq!(world.catch_up(), Polled::End);
         assert!(world.delivered.is_empty());
     }
@@ -91,11 +91,14 @@ fn once_over_nothing_ends_at_once() {
 
 #[test]
 fn a_long_backlog_is_shared_fairly() {
-    let mut world = World::with(0, thalweg_connectors::file::FileSourceConfig {
-        quantum: 1000,
-        chunk: 500,
-        ..config(&["/log"])
-    });
+    let mut world = World::with(
+        0,
+        thalweg_connectors::file::FileSourceConfig {
+            quantum: 1000,
+            chunk: 500,
+            ..config(&["/log"])
+        },
+    );
     world.append("/log/a.log", numbered("a", 0, 1000, 50));
     world.append("/log/b.log", numbered("b", 0, 1000, 50));
     world.append("/log/c.log", "c\n");
@@ -168,10 +171,10 @@ fn every_start_says_that_the_backlog_is_done() {
 
 #[test]
 fn once_never_says_done() {
-    let mut world = World::with(0, thalweg_connectors::file::FileSourceConfig {
-        once: true,
-        ..config(&["/log"])
-    });
+    let mut world = World::with(
+        0,
+        thalweg_connectors::file::FileSourceConfig { once: true, ..config(&["/log"]) },
+    );
     world.append("/log/a.log", "old\n");
     assert_eq!(world.catch_up(), Polled::End);
     let words: Vec<String> = markers(&world).concat();
@@ -203,17 +206,19 @@ fn a_source_that_was_not_opened_says_so() {
     let mut source =
         thalweg_connectors::file::FileSource::new(disk, config(&["/log"]), || 0).expect("settings");
     let mut world = World::new(&["/log"]);
-    let polled =
-        futures::executor::block_on(thalweg_connectors::source::Source::poll(&mut source, &mut world.batch));
+    let polled = futures::executor::block_on(thalweg_connectors::source::Source::poll(
+        &mut source,
+        &mut world.batch,
+    ));
     assert!(polled.is_err_and(|e| e.to_string().contains("opened")));
 }
 
 #[test]
 fn more_files_than_handles_are_all_read() {
-    let mut world = World::with(0, thalweg_connectors::file::FileSourceConfig {
-        max_open: 5,
-        ..config(&["/log"])
-    });
+    let mut world = World::with(
+        0,
+        thalweg_connectors::file::FileSourceConfig { max_open: 5, ..config(&["/log"]) },
+    );
     world.disk.set_handles_max(7);
     for i in 0..40 {
         world.append(&format!("/log/{i:02}.log"), numbered(&format!("f{i:02}"), 0, 3, 20));

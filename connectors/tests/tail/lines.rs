@@ -29,7 +29,11 @@ fn long_lines_are_cut_and_say_how_long_they_were() {
             let lines: Vec<&str> = rows.iter().map(|row| &*row.line).collect();
             assert_eq!(lines, ["before", &long[..len.min(100)], "after"], "{len}");
             let cut = (len > 100).then_some(len as u64);
-            assert_eq!(rows.iter().map(|row| row.cut).collect::<Vec<_>>(), [None, cut, None], "{len}");
+            assert_eq!(
+                rows.iter().map(|row| row.cut).collect::<Vec<_>>(),
+                [None, cut, None],
+                "{len}"
+            );
             world.check_files_are_in_order();
             assert_eq!(world.source().stats().cut_lines, u64::from(len > 100));
             // The position holds: nothing comes again.

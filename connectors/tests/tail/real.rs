@@ -1,4 +1,5 @@
 //! The same source over the operating system's files.
+#![expect(clippy::disallowed_methods, reason = "the rotator of real files")]
 
 use std::fs;
 use std::io::Write;
@@ -47,10 +48,8 @@ fn real_files_rotate_without_loss_or_repetition() {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("opens");
         file.write_all(text.as_bytes()).expect("room");
     };
-    let config = FileSourceConfig {
-        paths: vec![path("app.log*"), path("sub")],
-        ..Default::default()
-    };
+    let config =
+        FileSourceConfig { paths: vec![path("app.log*"), path("sub")], ..Default::default() };
     fs::create_dir(path("sub")).expect("new");
     let now = Arc::new(AtomicI64::new(1));
     let mut out = Lines(Vec::new(), Positions::new());

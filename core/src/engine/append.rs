@@ -100,7 +100,7 @@ impl<D: Disk> Inner<D> {
         for record in records {
             builder.push(now, Some(&record.key), record.value.as_deref(), &[]).map_err(Error::from)?;
         }
-        let bytes = builder.finish(producer, -1, producer.id >= 0).map_err(Error::from)?;
+        let bytes = builder.finish(producer, -1, producer.id >= 0)?;
         let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
         Ok(self.write(handle, &header, &bytes, Origin::Coordinator)?.next_offset)
     }

@@ -66,9 +66,7 @@ impl<D: Disk> Log for Engine<D> {
         offset: Offset,
     ) -> Result<()> {
         let handle = self.inner.partition(at)?;
-        let lost = |why: String| {
-            Err(Error::PositionLost { at: at.clone(), offset, epoch, why })
-        };
+        let lost = |why: String| Err(Error::PositionLost { at: at.clone(), offset, epoch, why });
         if handle.view.topic_id != id {
             return lost(format!(
                 "the topic was deleted and created again (its id is {}, the position is for {id}): reset the position to start over",

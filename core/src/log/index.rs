@@ -93,7 +93,10 @@ impl GrowingIndex {
 
     /// The bytes of the file, from entry `from` on.
     pub(crate) fn to_bytes(&self, from: usize) -> Vec<u8> {
-        (from..self.len()).filter_map(|at| self.entry(at)).flat_map(|e| e.pack().to_be_bytes()).collect()
+        (from..self.len())
+            .filter_map(|at| self.entry(at))
+            .flat_map(|e| e.pack().to_be_bytes())
+            .collect()
     }
 }
 
@@ -131,7 +134,14 @@ mod tests {
         for i in 0..2000u32 {
             index.push(Entry { relative: 10 * i + 5, position: 100 * i });
         }
-        for (asked, wanted) in [(0, None), (4, None), (5, Some(0)), (14, Some(0)), (15, Some(1)), (u32::MAX, Some(1999))] {
+        for (asked, wanted) in [
+            (0, None),
+            (4, None),
+            (5, Some(0)),
+            (14, Some(0)),
+            (15, Some(1)),
+            (u32::MAX, Some(1999)),
+        ] {
             assert_eq!(index.floor(asked).map(|e| e.position / 100), wanted, "{asked}");
         }
         assert_eq!(index.to_bytes(0).len(), 2000 * ENTRY_LEN);

@@ -208,9 +208,7 @@ impl Producers {
 
     /// Whether `by` has an open transaction here, under this very epoch.
     pub(crate) fn is_open(&self, by: ProducerIdentity) -> bool {
-        self.by_id
-            .get(&by.id)
-            .is_some_and(|p| p.epoch == by.epoch && p.transaction_start.is_some())
+        self.by_id.get(&by.id).is_some_and(|p| p.epoch == by.epoch && p.transaction_start.is_some())
     }
 
     /// Producers with an open transaction, with their epochs and first offsets, by id.
@@ -271,7 +269,8 @@ impl Producers {
     pub(crate) fn from_snapshot(file: &[u8]) -> Option<Self> {
         let (version, rest) = file.split_first_chunk::<2>()?;
         let (crc, body) = rest.split_first_chunk::<4>()?;
-        if i16::from_be_bytes(*version) != 1 || u32::from_be_bytes(*crc) != crate::batch::crc32c(body)
+        if i16::from_be_bytes(*version) != 1
+            || u32::from_be_bytes(*crc) != crate::batch::crc32c(body)
         {
             return None;
         }
@@ -303,7 +302,8 @@ impl Producers {
             }
             if last_sequence >= 0 && last_offset >= 0 && delta >= 0 {
                 // Wraps: a batch that crossed the largest sequence began before it.
-                let first = (i64::from(last_sequence) - i64::from(delta)).rem_euclid(1 << 31) as i32;
+                let first =
+                    (i64::from(last_sequence) - i64::from(delta)).rem_euclid(1 << 31) as i32;
                 producer.window.push_back(Stored {
                     first_sequence: first,
                     last_sequence,

@@ -117,11 +117,15 @@ fn records(input: &[(Vec<u8>, Vec<u8>)]) -> impl Iterator<Item = RecordRef<'_>> 
 /// One batch through the pipeline.
 pub(crate) fn by_the_dsl(task: &mut Task, input: &[(Vec<u8>, Vec<u8>)], out: &mut Batch) {
     let clock = 1_800_000_000_000;
-    task.process(0, &mut records(input), clock, out).expect("these records are well formed");
+    task.process(0, records(input), clock, out).expect("these records are well formed");
 }
 
 /// One batch through the loop.
-pub(crate) fn by_hand(input: &[(Vec<u8>, Vec<u8>)], scratch: &mut (Vec<u8>, Vec<u8>), out: &mut Batch) {
+pub(crate) fn by_hand(
+    input: &[(Vec<u8>, Vec<u8>)],
+    scratch: &mut (Vec<u8>, Vec<u8>),
+    out: &mut Batch,
+) {
     for record in records(input) {
         let key: u64 = Bincode.decode(record.key.unwrap_or_default()).expect("a number");
         let bid: Bid = Bincode.decode(record.value.unwrap_or_default()).expect("a bid");
