@@ -81,6 +81,8 @@ pub struct PartitionLog<D: Disk> {
     active: Arc<Segment<D>>,
     producers: Producers,
     epochs: Epochs,
+    /// What the file of epochs says, durably.
+    noted_epochs: Epochs,
     since_index: u64,
     hint: Hint,
     /// The hint as it is in the file.
@@ -268,7 +270,7 @@ impl<D: Disk> PartitionLog<D> {
         Ok(())
     }
 
-    /// Index of the active segment, producer snapshot as of `end`, epochs: written, not synced.
+    /// Index of the active segment and producer snapshot as of `end`: written, not synced. Epochs.
     fn write_side_files(&mut self, end: Offset) -> Result<()> {
         self.active.write_index(&self.disk, &self.dir)?;
         let write = |path: &Path, bytes: &[u8]| -> Result<()> {
@@ -280,8 +282,21 @@ impl<D: Disk> PartitionLog<D> {
             write_all_at(&file, bytes, 0).map_err(|e| Error::io("write", path, e))
         };
         write(&path_of(&self.dir, end, "snapshot"), &self.producers.to_snapshot())?;
-        write(&self.dir.join(EPOCHS_FILE), self.epochs.to_text().as_bytes())?;
+        self.note_epochs()?;
         self.unsynced.names = true;
+        Ok(())
+    }
+
+    /// Replaces the file of epochs when it is behind, durably. What it says of segments below the
+    /// recovery point is not read again anywhere else, so it is never cut and written in place.
+    fn note_epochs(&mut self) -> Result<()> {
+        if self.epochs == self.noted_epochs {
+            return Ok(());
+        }
+        let path = self.dir.join(EPOCHS_FILE);
+        replace_file(&self.disk, &path, self.epochs.to_text().as_bytes())
+            .map_err(|e| Error::io("write", &path, e))?;
+        self.noted_epochs.clone_from(&self.epochs);
         Ok(())
     }
 
@@ -356,7 +371,6 @@ impl<D: Disk> PartitionLog<D> {
             path_of(&self.dir, self.active.base, "index"),
             path_of(&self.dir, self.active.base, "txnindex"),
             path_of(&self.dir, end, "snapshot"),
-            self.dir.join(EPOCHS_FILE),
         ];
         for path in files {
             sync_if_there(&self.disk, &path)?;
@@ -396,9 +410,6 @@ impl<D: Disk> SyncJob<D> {
             sync_if_there(&self.disk, &path_of(&self.dir, segment.base, "txnindex"))?;
             sync_if_there(&self.disk, &path_of(&self.dir, segment.base, "index"))?;
             sync_if_there(&self.disk, &path_of(&self.dir, *next_base, "snapshot"))?;
-        }
-        if !self.unsynced.sealed.is_empty() {
-            sync_if_there(&self.disk, &self.dir.join(EPOCHS_FILE))?;
         }
         if self.unsynced.names {
             self.disk.sync_dir(&self.dir).map_err(|e| Error::io("sync", &self.dir, e))?;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Always true here: both columns strictly rise. The epochs are also in every batch header, so the
-//! file only has to be durable when the recovery point passes; above it they are read again.
+//! file may be behind: above the recovery point they are read again. Below it nobody reads them again,
+//! so the file is only ever replaced as a whole.
 
 use crate::ids::{LeaderEpoch, Offset};
 

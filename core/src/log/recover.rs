@@ -81,6 +81,8 @@ struct Opener<'a, D: Disk> {
     dir: &'a Path,
     bases: Vec<Offset>,
     snapshots: Vec<Offset>,
+    /// Files that were to replace others when the last process died.
+    temporaries: Vec<PathBuf>,
     hint: Option<Hint>,
     hint_file: Option<D::File>,
     report: Recovered,
@@ -100,8 +102,12 @@ impl<'a, D: Disk> Opener<'a, D> {
         let dir = opening.dir.as_path();
         let mut bases = Vec::new();
         let mut snapshots = Vec::new();
+        let mut temporaries = Vec::new();
         for entry in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
             let name = entry.name.to_string_lossy();
+            if name.ends_with(".tmp") {
+                temporaries.push(dir.join(&entry.name));
+            }
             let Some((stem, suffix)) = name.split_once('.') else { continue };
             let Ok(offset) = stem.parse::<Offset>() else { continue };
             match suffix {
@@ -119,7 +125,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         let hint = Hint::decode(&slots);
         let known_durable = hint.map_or(0, |h| h.durable_end);
         let report = Recovered { known_durable, ..Recovered::default() };
-        Ok(Self { disk, opening, dir, bases, snapshots, hint, hint_file: Some(file), report })
+        Ok(Self { disk, opening, dir, bases, snapshots, temporaries, hint, hint_file: Some(file), report })
     }
 
     /// Opens after a clean stop: everything is durable, side files are whole.
@@ -129,10 +135,9 @@ impl<'a, D: Disk> Opener<'a, D> {
         for &base in sealed {
             segments.push(Arc::new(self.sealed(base)?));
         }
-        let epochs = self.epochs();
         // The active segment is read again: that fills its index and checks its batches.
         let mut producers = self.snapshot_at_most(active);
-        let mut epochs = epochs.unwrap_or_default();
+        let mut epochs = self.epochs_before(self.bases.len() - 1)?;
         let (segment, scan) = self.scan(active, &mut producers, &mut epochs)?;
         if let Some(bad) = scan.bad {
             return Err(self.damaged(active, scan.size, &bad));
@@ -144,6 +149,9 @@ impl<'a, D: Disk> Opener<'a, D> {
 
     /// Opens after anything else.
     fn unclean(&mut self) -> Result<PartitionLog<D>> {
+        for path in &self.temporaries {
+            self.disk.remove(path).map_err(|e| Error::io("remove", path, e))?;
+        }
         let hint = self.hint.unwrap_or_default();
         let Some(first) = self.bases.iter().rposition(|&b| b <= hint.recovery_point) else {
             return match self.bases.first() {
@@ -157,8 +165,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             segments.push(Arc::new(self.sealed(base)?));
         }
         let mut producers = self.snapshot_at_most(self.bases[first]);
-        let mut epochs = self.epochs().unwrap_or_default();
-        epochs.cut(self.bases[first]);
+        let mut epochs = self.epochs_before(first)?;
         let mut next = self.bases[first];
         let mut cut: Option<usize> = None;
         let mut sealed: Vec<(Arc<Segment<D>>, Offset)> = Vec::new();
@@ -194,11 +201,11 @@ impl<'a, D: Disk> Opener<'a, D> {
         }
         self.remove_snapshots_above(next)?;
         epochs.cut(next);
-        self.rewrite(&self.dir.join(EPOCHS_FILE), epochs.to_text().as_bytes())?;
         let hint = Hint { durable_end: next, ..hint };
         let mut log = self.assemble(segments, producers, epochs, hint, next)?;
         // The recovery point passes these segments when the next job has synced their side files.
         log.unsynced = Unsynced { names: true, sealed };
+        log.note_epochs()?;
         Ok(log)
     }
 
@@ -300,9 +307,24 @@ impl<'a, D: Disk> Opener<'a, D> {
         Ok(Segment::sealed(base, file, path, size, aborted))
     }
 
+    /// What the file of epochs says; `None` when there is none, or it cannot be read as one.
     fn epochs(&self) -> Option<Epochs> {
         let bytes = read_file(self.disk, &self.dir.join(EPOCHS_FILE), SIDE_FILE_LIMIT).ok()?;
         Epochs::from_text(&bytes)
+    }
+
+    /// The epochs of the segments before the one of this number: from the file, and where that is
+    /// missing from the batches themselves.
+    fn epochs_before(&self, number: usize) -> Result<Epochs> {
+        let found = self.epochs().filter(|found| number == 0 || *found != Epochs::default());
+        let mut epochs = found.unwrap_or_default();
+        if number > 0 && epochs == Epochs::default() {
+            for &base in &self.bases[..number] {
+                self.scan(base, &mut Producers::default(), &mut epochs)?;
+            }
+        }
+        epochs.cut(self.bases[number]);
+        Ok(epochs)
     }
 
     /// The newest usable snapshot at or below `base`, brought up to `base`.
@@ -400,6 +422,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             active,
             producers,
             epochs,
+            noted_epochs: self.epochs().unwrap_or_default(),
             since_index: 0,
             hint,
             noted: self.hint.unwrap_or_default(),
