@@ -144,16 +144,21 @@ fn keep_ticking<D: Disk>(inner: &Arc<Inner<D>>) {
 
 /// Makes a folder with its parents; every new name is durable when this returns.
 fn make_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    if disk.stat(dir).is_ok() {
-        return Ok(());
-    }
+    let absent = match disk.stat(dir) {
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => e,
+        Err(e) => return Err(Error::io("look at", dir, e)),
+    };
     let parent = match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+        Some(_) => Path::new("."),
+        None => return Err(Error::io("look at", dir, absent)),
     };
-    if disk.stat(parent).is_err() {
-        make_dir(disk, parent)?;
+    if parent == dir {
+        // The working folder itself is gone.
+        return Err(Error::io("look at", dir, absent));
     }
+    make_dir(disk, parent)?;
     match disk.create_dir(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
