@@ -1,4 +1,5 @@
-//! F6 · The embedded engine: owns partitions and coordinators, and is the [`Log`] of one folder.
+//! F6 · The embedded engine: owns partitions and coordinators, and is the
+//! [`Log`](crate::client::log::Log) of one folder.
 //!
 //! ```text
 //!   DIR/format                 the number of the layout

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use thalweg_core::batch::{Scratch, Visible};
+use thalweg_core::batch::{Scratch, Visible, batches};
 use thalweg_core::client::log::{
     FetchFrom, FetchOptions, Fetched, Isolation, Log, Membership, OffsetCommit,
 };
@@ -84,6 +84,8 @@ struct Running {
     meta: Option<Meta>,
     /// Committed since the last checkpoint.
     unsaved: bool,
+    /// Since when the input stands at its end, and whether the task was told.
+    at_end: Option<(Timestamp, bool)>,
 }
 
 /// Where checkpoints are written.
@@ -161,6 +163,7 @@ impl Worker {
                     touched: false,
                     meta: None,
                     unsaved: false,
+                    at_end: None,
                 }
             })
             .collect();
@@ -254,9 +257,9 @@ impl Worker {
         let stands = fetched.next_offset >= offsets.high_watermark
             && offsets.last_stable == offsets.high_watermark;
         if fetched.batches.is_empty() {
-            running.ready.task.set_at_end(0, stands);
-            return Ok(false);
+            return self.idle(index, stands, clock).await;
         }
+        running.at_end = None;
         let offset = running.ready.next_offset;
         let mut any = false;
         for batch in Visible::new(&fetched.batches, &fetched.aborted, offset) {
@@ -287,13 +290,48 @@ impl Worker {
             if let Some(e) = failed {
                 return Err(thalweg_core::Error::from(e).into());
             }
-            running.ready.leader_epoch = batch.header.leader_epoch;
             self.producer.flush_full().await?;
         }
         let running = &mut self.tasks[index];
         running.ready.next_offset = fetched.next_offset;
-        running.ready.task.set_at_end(0, stands);
+        // Of the batch right before the position, and that may be a marker which nobody sees: written
+        // by a recovery, it has a later epoch than the records before it.
+        if let Some(last) = batches(&fetched.batches).filter_map(Result::ok).last() {
+            running.ready.leader_epoch = last.header.leader_epoch;
+        }
         Ok(true)
+    }
+
+    /// An input has nothing to read. Once it stands at its end for a second, it holds up nobody's
+    /// time any more; what that, or the clock, closes is committed like anything else.
+    async fn idle(&mut self, index: usize, stands: bool, now: Timestamp) -> Result<bool> {
+        let running = &mut self.tasks[index];
+        let (since, told) = match running.at_end {
+            Some(at_end) if stands => at_end,
+            _ => {
+                running.at_end = stands.then_some((now, false));
+                return Ok(false);
+            }
+        };
+        if now - since < IDLE_AFTER_MS {
+            return Ok(false);
+        }
+        if !told {
+            running.ready.task.set_at_end(0, true);
+            running.at_end = Some((since, true));
+        }
+        if !self.producer.in_transaction() {
+            self.producer.begin().await?;
+        }
+        let running = &mut self.tasks[index];
+        let mut out = Outbox {
+            producer: &mut self.producer,
+            slots: &running.slots,
+            sticky: &mut self.sticky,
+        };
+        running.ready.task.advance_clock(now, &mut out)?;
+        running.touched |= running.ready.task.is_dirty();
+        Ok(false)
     }
 
     /// S3 to S7.
@@ -360,6 +398,7 @@ impl Worker {
         for running in &mut self.tasks {
             running.ready.task.abort();
             running.touched = false;
+            running.at_end = None;
             (running.ready.next_offset, running.ready.leader_epoch) = running.committed;
         }
         self.publish();
@@ -580,6 +619,9 @@ impl Emit for Outbox<'_> {
         self.push(*slot, &record)
     }
 }
+
+/// An input that stands at its end for so long is idle. A consumer that does not keep up never is.
+const IDLE_AFTER_MS: i64 = 1_000;
 
 /// Records without a key that go to one partition before the next has its turn.
 const STICKY_RECORDS: u32 = 1024;

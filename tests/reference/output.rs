@@ -72,11 +72,16 @@ pub(crate) struct Output {
 impl Output {
     /// Reads the folder; a folder in it that is missing is an empty one.
     pub(crate) fn read(out: &Path) -> Result<Self, String> {
+        Self::of(&snapshot(out)?)
+    }
+
+    /// Reads files by their names relative to OUT.
+    pub(crate) fn of(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, String> {
         Ok(Self {
-            events: lines(out, "events", event)?,
-            counts: lines(out, "counts", count)?,
-            late: lines(out, "late", event)?,
-            latest: lines(out, "latest", latest)?,
+            events: lines(files, "events", event)?,
+            counts: lines(files, "counts", count)?,
+            late: lines(files, "late", event)?,
+            latest: lines(files, "latest", latest)?,
         })
     }
 }
@@ -127,13 +132,14 @@ fn committed(out: &Path, folder: &str) -> Result<Vec<(String, Vec<u8>)>, String>
 }
 
 fn lines<T>(
-    out: &Path,
+    files: &BTreeMap<String, Vec<u8>>,
     folder: &str,
     read: fn(&mut Fields<'_>, Place) -> Result<T, String>,
 ) -> Result<Vec<T>, String> {
     let mut found = Vec::new();
-    for (name, bytes) in committed(out, folder)? {
-        let text = String::from_utf8(bytes).map_err(|e| format!("{name} is not UTF-8: {e}"))?;
+    let inside = |name: &str| name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    for (name, bytes) in files.iter().filter(|(name, _)| inside(name)) {
+        let text = std::str::from_utf8(bytes).map_err(|e| format!("{name} is not UTF-8: {e}"))?;
         if !text.is_empty() && !text.ends_with('\n') {
             return Err(format!("{name}: the last line has no end"));
         }

@@ -251,3 +251,89 @@ fn equal_heads_are_two_files_as_soon_as_they_differ() {
     assert_eq!(world.lines().len(), 102);
     assert_eq!(world.rows().iter().filter(|row| row.file == "/log/b.log").count(), 51);
 }
+
+#[test]
+fn a_copy_that_differs_in_one_byte_is_another_file() {
+    // Head and mark are the same; the original is gone, so that only the hash of all bytes tells.
+    let mut world = World::new(&["/log/*"]);
+    world.append("/log/anchor", "anchor\n");
+    world.append("/log/a.log", numbered("a", 0, 100, 40));
+    world.run(1000);
+    world.kill();
+    let mut other = world.read("/log/a.log");
+    other[2020] = b'!';
+    world.append("/log/b.log", other);
+    world.truncate("/log/a.log", 0);
+    world.run(10_000);
+    assert_eq!(world.lines().len(), 201);
+}
+
+#[test]
+fn a_copy_in_the_making_finds_its_position_after_the_original_is_gone() {
+    for (complete, want) in [(true, 101), (false, 151)] {
+        let mut world = World::new(&["/log/*"]);
+        world.append("/log/anchor", "anchor\n");
+        world.append("/log/app.log", numbered("old", 0, 100, 40));
+        world.run(1000);
+        world.kill();
+        let old = world.read("/log/app.log");
+        world.truncate("/log/app.log", 0);
+        world.append("/log/app.log.1", &old[..2000]);
+        // Longer than it takes to retire a position that nobody waits for.
+        world.run(4000);
+        assert_eq!(world.lines().len(), 101, "it may be a copy in the making");
+        if complete {
+            world.append("/log/app.log.1", &old[2000..]);
+        }
+        world.run(20_000);
+        assert_eq!(world.lines().len(), want, "complete {complete}");
+        assert!(world.stored.len() <= 2);
+    }
+}
+
+#[test]
+fn an_empty_file_may_become_a_copy_at_any_time() {
+    let mut world = World::new(&["/log/*"]);
+    world.append("/log/app.log", numbered("old", 0, 100, 40));
+    world.run(1000);
+    world.append("/log/app.log.1", "");
+    world.run(60_000);
+    copytruncate(&mut world, "/log/app.log.1", |world| world.run(1000));
+    world.run(10_000);
+    assert_eq!(world.lines().len(), 100);
+}
+
+#[test]
+fn an_original_comes_before_its_copy_whatever_their_names() {
+    let mut world = World::new(&["/log/*"]);
+    world.append("/log/anchor", "anchor\n");
+    world.run(1000);
+    // Both are new in the same scan, the copy is in the making.
+    world.append("/log/z.log", numbered("z", 0, 100, 40));
+    world.copy("/log/z.log", "/log/a.copy", 2000);
+    world.run(2000);
+    world.copy("/log/z.log", "/log/a.copy", usize::MAX);
+    world.run(2000);
+    world.truncate("/log/z.log", 0);
+    world.run(10_000);
+    assert_eq!(world.lines().len(), 101);
+    assert!(world.rows()[1..].iter().all(|row| row.file == "/log/z.log"));
+}
+
+#[test]
+fn a_small_file_moved_across_devices_is_waited_for_until_the_old_one_is_let_go() {
+    let mut world = World::with(
+        0,
+        FileSourceConfig { rotate_wait: Duration::from_secs(30), ..config(&["/log/*"]) },
+    );
+    world.append("/log/anchor", "anchor\n");
+    world.append("/log/app.log", numbered("a", 0, 10, 40));
+    world.run(1000);
+    world.copy("/log/app.log", "/log/moved", usize::MAX);
+    world.remove("/log/app.log");
+    world.run(60_000);
+    assert_eq!(world.lines().len(), 11);
+    world.append("/log/moved", "more\n");
+    world.run(2000);
+    assert_eq!(world.rows().last().map(|row| row.file.as_str()), Some("/log/app.log"));
+}

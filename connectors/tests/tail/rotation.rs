@@ -136,19 +136,73 @@ fn a_reused_inode_is_another_file_even_if_it_begins_the_same() {
 
 #[test]
 fn a_reused_inode_of_which_nothing_was_read_has_its_own_name() {
+    for births in [true, false] {
+        let mut world = World::new(&["/log/*"]);
+        world.disk.set_birth_times(births);
+        world.append("/log/anchor", "anchor\n");
+        world.run(1000);
+        world.append("/log/a.log", "one\n");
+        world.wait(1000);
+        world.batch.records_max = 0;
+        world.poll().expect("polls");
+        world.commit().expect("commits");
+        world.kill();
+        world.remove("/log/a.log");
+        world.wait(10);
+        world.append("/log/b.log", "two\n");
+        world.batch.records_max = usize::MAX;
+        world.run(1000);
+        let row = world.rows().pop().expect("read");
+        assert_eq!((row.line.as_str(), row.file.as_str()), ("two", "/log/b.log"), "{births}");
+        assert!(row.key.ends_with(":1"), "the number was not reused: {}", row.key);
+    }
+}
+
+#[test]
+fn the_same_lines_again_after_a_truncation_are_read_at_once() {
+    let mut world = World::new(&["/log/*"]);
+    world.append("/log/a.log", "tick\n".repeat(1000));
+    world.run(1000);
+    world.truncate("/log/a.log", 0);
+    world.append("/log/a.log", "tick\n".repeat(3));
+    world.run(2000);
+    assert_eq!(world.lines().len(), 1003);
+}
+
+#[test]
+fn one_scan_that_misses_a_file_does_not_make_it_forgotten() {
+    // Listing a folder in the moment of a rename may show neither name.
+    let mut world = World::new(&["/log/a.log"]);
+    world.append("/log/a.log", "one\n");
+    world.run(1000);
+    world.kill();
+    world.rename("/log/a.log", "/log/away");
+    world.catch_up();
+    world.rename("/log/away", "/log/a.log");
+    world.append("/log/a.log", "two\n");
+    world.run(5000);
+    assert_eq!(world.lines(), ["one", "two"]);
+}
+
+#[test]
+fn open_files_without_a_name_survive_an_aborted_transaction() {
+    // One that has a position, and one that was found in the transaction that was aborted.
     let mut world = World::new(&["/log/*"]);
     world.append("/log/a.log", "one\n");
-    world.batch.records_max = 1;
-    world.poll().expect("polls");
-    world.commit().expect("commits");
-    world.kill();
-    world.remove("/log/a.log");
-    world.wait(10);
-    world.append("/log/b.log", "two\n");
-    world.batch.records_max = usize::MAX;
+    world.append("/log/c.log", "c\n");
     world.run(1000);
-    let rows = world.rows();
-    assert_eq!((rows[0].line.as_str(), rows[0].file.as_str()), ("two", "/log/b.log"));
+    world.append("/log/a.log", "two\n");
+    world.append("/log/b.log", "three\n");
+    world.append("/log/c.log", "c again\n");
+    world.wait(1000);
+    world.poll().expect("polls");
+    world.remove("/log/a.log");
+    world.remove("/log/b.log");
+    world.truncate("/log/c.log", 0);
+    assert!(is_restart(&world.commit()));
+    world.run(20_000);
+    assert_eq!(world.sorted(), ["c", "one", "three", "two"]);
+    assert!(world.stored.is_empty());
 }
 
 #[test]
