@@ -84,7 +84,7 @@ struct Inner<D: Disk> {
     epoch: LeaderEpoch,
     partitions: ArcSwap<Partitions<D>>,
     /// Partitions that could not be opened, and why. The others go on.
-    damaged: BTreeMap<TopicPartition, String>,
+    damaged: BTreeMap<TopicPartition, Error>,
     metadata: Shard<D, Metadata>,
     groups: Vec<Shard<D, GroupCoordinator>>,
     transactions: Vec<Shard<D, TransactionCoordinator>>,
@@ -146,7 +146,8 @@ impl<D: Disk> Engine<D> {
     pub fn close(&self) -> Result<()> {
         let Some(locks) = self.locks.lock().take() else { return Ok(()) };
         let closed = self.inner.close();
-        self.inner.sync.close();
+        // Whoever opens the folder next must be alone in it, also when closing failed half way.
+        self.inner.let_go("it was closed");
         drop(locks);
         closed
     }
@@ -154,7 +155,7 @@ impl<D: Disk> Engine<D> {
 
 impl<D: Disk> Drop for Engine<D> {
     fn drop(&mut self) {
-        self.inner.sync.close();
+        self.inner.let_go("its engine was dropped");
     }
 }
 
@@ -186,6 +187,14 @@ impl<D: Disk> Inner<D> {
         }
     }
 
+    /// As [`Inner::watch`], for a write into a partition, whose topic may be gone meanwhile.
+    fn watch_at<T>(&self, handle: &PartitionHandle<D>, result: Result<T>) -> Result<T> {
+        match result {
+            Err(Error::Stopped { .. }) if handle.is_gone() => Err(handle.unknown()),
+            result => self.watch(result),
+        }
+    }
+
     /// Passes an error on; one that leaves the log in doubt stops it.
     fn watch<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(e @ Error::Stopped { .. }) = &result {
@@ -198,8 +207,8 @@ impl<D: Disk> Inner<D> {
         if let Some(handle) = self.partitions.load().get(at) {
             return Ok(Arc::clone(handle));
         }
-        if let Some(why) = self.damaged.get(at) {
-            return Err(Error::damaged(&self.log_dir().join(at.folder()), 0, why.clone()));
+        if let Some(e) = self.damaged.get(at) {
+            return Err(e.repeat());
         }
         Err(Error::Unknown { what: format!("partition {at}") })
     }
@@ -216,27 +225,56 @@ impl<D: Disk> Inner<D> {
         self.check_running()?;
         let handles: Vec<_> = self.partitions.load().values().cloned().collect();
         for handle in handles {
+            // Written, and nobody waits for it: readers do.
+            if handle.view.level == Level::Disk && handle.durable_end() < handle.view.log.end() {
+                self.request_sync(&handle);
+            }
             let noted = handle.lock().note_durable_end();
             self.watch(noted)?;
         }
+        self.finish_decided(|_| true).await?;
         self.abort_expired().await
     }
 
     fn close(&self) -> Result<()> {
+        // A job under way would be cut off from what it has to report: wait for it, start no other.
+        self.sync.end();
         self.check_running()?;
-        let handles: Vec<_> = self.partitions.load().values().cloned().collect();
-        for handle in handles {
-            let closed = handle.lock().close();
-            if let Err(e) = closed {
-                self.stop(&e);
-                return Err(e);
+        // A partition refuses whoever comes after it was closed: nothing is appended behind the
+        // marker. One that was created meanwhile is closed in the next turn.
+        let mut closed = std::collections::BTreeSet::new();
+        loop {
+            let handles: Vec<_> = self.partitions.load().values().cloned().collect();
+            let before = closed.len();
+            for handle in
+                handles.into_iter().filter(|h| closed.insert((h.at.clone(), h.view.topic_id)))
+            {
+                let done = handle.lock().close();
+                if let Err(e) = done
+                    && !handle.is_gone()
+                {
+                    self.stop(&e);
+                    return Err(e);
+                }
+            }
+            if closed.len() == before {
+                break;
             }
         }
-        // Nothing may be appended behind the marker.
         let marked = open::mark_clean(&self.disk, &self.log_dir());
         // Whatever stopped it before says more.
         let _ = self.stopped.set("it was closed".to_owned());
         self.wake_all();
         marked
+    }
+
+    /// Makes sure that nothing of this engine writes any more, whatever still runs in the background:
+    /// the folder may be somebody else's the next moment.
+    fn let_go(&self, why: &str) {
+        for handle in self.partitions.load().values() {
+            handle.lock().refuse(why);
+        }
+        self.stop(&Error::Stopped { why: why.to_owned() });
+        self.sync.close();
     }
 }

@@ -87,20 +87,26 @@ pub struct PartitionLog<D: Disk> {
     noted: Hint,
     hint_file: D::File,
     durable_end: Offset,
+    /// The epochs as they are in their file, or on their way there.
+    noted_epochs: Epochs,
     unsynced: Unsynced<D>,
+    /// Why nothing is written any more.
+    refusal: Option<String>,
 }
 
 /// What changed since the last sync job was captured.
 struct Unsynced<D: Disk> {
     /// Segments that were sealed, and the base of the one that followed.
     sealed: Vec<(Arc<Segment<D>>, Offset)>,
+    /// The epochs, written to a temporary file that is to replace theirs.
+    epochs: Option<D::File>,
     /// Names in the folder changed.
     names: bool,
 }
 
 impl<D: Disk> Default for Unsynced<D> {
     fn default() -> Self {
-        Self { sealed: Vec::new(), names: false }
+        Self { sealed: Vec::new(), epochs: None, names: false }
     }
 }
 
@@ -158,7 +164,8 @@ impl<D: Disk> PartitionLog<D> {
     /// Appends one batch that was validated. `header` is its parsed header, as the client made it.
     ///
     /// # Errors
-    /// What [`Producers::check`] refuses; `Full` with nothing changed; `Stopped` after a write error.
+    /// What [`Producers::check`] refuses; `Full` with nothing changed; `Stopped` after any other
+    /// failure, and from then on.
     pub fn append(
         &mut self,
         header: &BatchHeader,
@@ -166,12 +173,14 @@ impl<D: Disk> PartitionLog<D> {
         epoch: LeaderEpoch,
         origin: Origin,
     ) -> Result<Stored> {
+        self.check_open()?;
         if origin == Origin::Client
             && let Check::Duplicate { base_offset, last_offset } = self.producers.check(header)?
         {
             return Ok(Stored { base_offset, next_offset: last_offset + 1, duplicate: true });
         }
-        let stamped = self.write(header, bytes, epoch)?;
+        let written = self.write(header, bytes, epoch);
+        let stamped = self.in_doubt(written)?;
         self.producers.written(&stamped);
         Ok(Stored {
             base_offset: stamped.base_offset,
@@ -193,35 +202,88 @@ impl<D: Disk> PartitionLog<D> {
         now: Timestamp,
         epoch: LeaderEpoch,
     ) -> Result<Stored> {
+        self.check_open()?;
         let bytes = batch::control_batch(marker, by, coordinator_epoch, now);
         let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
-        // The entry of an abort is written before its marker: an entry without a marker is repaired
-        // by recovery (it is above the recovery point), a marker without its entry would show
-        // aborted records.
         let first = self.producers.open_start(by.id);
-        let offset = self.end();
-        self.roll_if_needed(&header, bytes.len())?;
-        if let (Marker::Abort, Some(first_offset)) = (marker, first) {
+        let aborts = first.filter(|_| marker == Marker::Abort);
+        let written = self.write_marker(&header, &bytes, epoch, aborts);
+        let stamped = self.in_doubt(written)?;
+        let ended: Option<Ended> =
+            self.producers.marked(marker, by, coordinator_epoch, stamped.base_offset, now);
+        debug_assert_eq!(ended.map(|e| e.first_offset), first);
+        Ok(Stored {
+            base_offset: stamped.base_offset,
+            next_offset: stamped.next_offset(),
+            duplicate: false,
+        })
+    }
+
+    /// Writes a marker; one that aborts what began at `aborts` enters that into the aborted index,
+    /// before it is written itself: an entry without a marker is repaired by recovery (it is above
+    /// the recovery point), a marker without its entry would show aborted records.
+    fn write_marker(
+        &mut self,
+        header: &BatchHeader,
+        bytes: &[u8],
+        epoch: LeaderEpoch,
+        aborts: Option<Offset>,
+    ) -> Result<BatchHeader> {
+        self.roll_if_needed(header, bytes.len())?;
+        if let Some(first_offset) = aborts {
+            let last_offset = self.end();
             let entry = Aborted {
-                producer_id: by.id,
+                producer_id: header.producer.id,
                 first_offset,
-                last_offset: offset,
-                last_stable: self.producers.first_unstable().unwrap_or(offset),
+                last_offset,
+                last_stable: self.producers.first_unstable().unwrap_or(last_offset),
             };
             if self.active.aborted().is_empty() {
                 self.unsynced.names = true;
             }
             self.active.add_aborted(&self.disk, &self.dir, entry)?;
         }
-        let stamped = self.write(&header, &bytes, epoch)?;
-        let ended: Option<Ended> =
-            self.producers.marked(marker, by, coordinator_epoch, stamped.base_offset, now);
-        debug_assert_eq!(ended.map(|e| e.first_offset), first);
-        Ok(Stored { base_offset: offset, next_offset: stamped.next_offset(), duplicate: false })
+        let written = self.write(header, bytes, epoch);
+        if written.is_err() && aborts.is_some() {
+            // The next try enters it again: twice the same entry would be a damaged index.
+            self.active.take_back_aborted(&self.disk, &self.dir)?;
+        }
+        written
+    }
+
+    /// Refuses every write from now on: the log was closed, or is no longer this engine's to write.
+    pub fn refuse(&mut self, why: &str) {
+        self.refusal.get_or_insert_with(|| why.to_owned());
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match &self.refusal {
+            None => Ok(()),
+            Some(why) => Err(Error::Stopped { why: why.clone() }),
+        }
+    }
+
+    /// Passes a failed write on. A full disk has changed nothing; after anything else nobody knows
+    /// what the files hold until they are recovered.
+    fn in_doubt<T>(&mut self, result: Result<T>) -> Result<T> {
+        result.map_err(|e| {
+            let why = match e {
+                Error::Full { .. } => return e,
+                Error::Stopped { why } => why,
+                e => e.to_string(),
+            };
+            self.refuse(&why);
+            Error::Stopped { why }
+        })
     }
 
     /// Rolls if it must, stamps, writes, indexes and publishes.
-    fn write(&mut self, header: &BatchHeader, bytes: &[u8], epoch: LeaderEpoch) -> Result<BatchHeader> {
+    fn write(
+        &mut self,
+        header: &BatchHeader,
+        bytes: &[u8],
+        epoch: LeaderEpoch,
+    ) -> Result<BatchHeader> {
         self.roll_if_needed(header, bytes.len())?;
         let base_offset = self.end();
         let mut stamped = [0; HEADER_LEN];
@@ -243,7 +305,8 @@ impl<D: Disk> PartitionLog<D> {
     fn roll_if_needed(&mut self, header: &BatchHeader, len: usize) -> Result<()> {
         let end = self.end();
         let full = self.active.size() + len as u64 > u64::from(self.config.segment_bytes);
-        let far = end + i64::from(header.last_offset_delta) - self.active.base > i64::from(i32::MAX);
+        let far =
+            end + i64::from(header.last_offset_delta) - self.active.base > i64::from(i32::MAX);
         if self.active.size() > 0 && (full || far) { self.roll(end) } else { Ok(()) }
     }
 
@@ -254,40 +317,54 @@ impl<D: Disk> PartitionLog<D> {
         let next = Arc::new(Segment::create(&self.disk, &self.dir, base)?);
         let mut segments = self.view.segments.load().as_ref().clone();
         segments.push(Arc::clone(&next));
-        // Only the newest two snapshots are needed: one to start from, one if it is damaged.
-        let keep = segments.len().saturating_sub(2);
-        let stale = segments[..keep].iter().map(|s| path_of(&self.dir, s.base, "snapshot"));
-        for path in stale.rev().take_while(|path| self.disk.stat(path).is_ok()) {
-            self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-        }
-        self.view.segments.store(Arc::new(segments));
+        let segments = Arc::new(segments);
+        self.view.segments.store(Arc::clone(&segments));
         let sealed = std::mem::replace(&mut self.active, next);
         self.unsynced.sealed.push((sealed, base));
         self.unsynced.names = true;
         self.since_index = 0;
+        self.remove_stale_snapshots(&segments).map_err(|e| Error::Stopped { why: e.to_string() })
+    }
+
+    /// Recovery begins at the recovery point: the snapshots it may need are the one there, the one
+    /// before it should that be damaged, and all later ones.
+    fn remove_stale_snapshots(&self, segments: &[Arc<Segment<D>>]) -> Result<()> {
+        let point = self.noted.recovery_point;
+        let stale = segments.partition_point(|s| s.base < point).saturating_sub(1);
+        let stale = segments[..stale].iter().map(|s| path_of(&self.dir, s.base, "snapshot"));
+        for path in stale.rev().take_while(|path| self.disk.stat(path).is_ok()) {
+            self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
         Ok(())
     }
 
     /// Index of the active segment, producer snapshot as of `end`, epochs: written, not synced.
     fn write_side_files(&mut self, end: Offset) -> Result<()> {
         self.active.write_index(&self.disk, &self.dir)?;
-        let write = |path: &Path, bytes: &[u8]| -> Result<()> {
-            let file = self
-                .disk
-                .open(path, crate::disk::Open::Create)
-                .map_err(|e| Error::io("create", path, e))?;
-            file.set_len(0).map_err(|e| Error::io("cut", path, e))?;
-            write_all_at(&file, bytes, 0).map_err(|e| Error::io("write", path, e))
-        };
-        write(&path_of(&self.dir, end, "snapshot"), &self.producers.to_snapshot())?;
-        write(&self.dir.join(EPOCHS_FILE), self.epochs.to_text().as_bytes())?;
+        let snapshot = path_of(&self.dir, end, "snapshot");
+        write_file(&self.disk, &snapshot, &self.producers.to_snapshot())?;
         self.unsynced.names = true;
+        self.write_epochs()
+    }
+
+    /// Writes the epochs beside their file when they changed, which they do once after an unclean
+    /// stop: the next job puts them in its place. The file is never rewritten where it is, because
+    /// it alone knows the epochs below the recovery point.
+    fn write_epochs(&mut self) -> Result<()> {
+        if self.epochs != self.noted_epochs {
+            let path = self.dir.join(EPOCHS_TMP);
+            let file = write_file(&self.disk, &path, self.epochs.to_text().as_bytes())?;
+            self.unsynced.epochs = Some(file);
+            self.unsynced.names = true;
+            self.noted_epochs = self.epochs.clone();
+        }
         Ok(())
     }
 
     /// Captures what has to be synced; `None` when everything is durable.
     pub fn sync_job(&mut self) -> Option<SyncJob<D>> {
-        if self.durable_end == self.end() && !self.unsynced.names && self.unsynced.sealed.is_empty() {
+        let clean = self.durable_end == self.end() && !self.unsynced.names;
+        if self.refusal.is_some() || (clean && self.unsynced.sealed.is_empty()) {
             return None;
         }
         Some(SyncJob {
@@ -319,7 +396,7 @@ impl<D: Disk> PartitionLog<D> {
     /// # Errors
     /// The system's, as `Io`.
     pub fn note_durable_end(&mut self) -> Result<()> {
-        if self.hint == self.noted { Ok(()) } else { self.write_hint() }
+        if self.refusal.is_some() || self.hint == self.noted { Ok(()) } else { self.write_hint() }
     }
 
     fn write_hint(&mut self) -> Result<()> {
@@ -330,11 +407,22 @@ impl<D: Disk> PartitionLog<D> {
         Ok(())
     }
 
-    /// Writes everything a clean start needs and syncs it: side files, batches, hint, folder.
+    /// Writes everything a clean start needs and syncs it: side files, batches, hint, folder. Nothing
+    /// is written afterwards. No job is under way when this is called.
     ///
     /// # Errors
     /// The first failure; the folder then needs recovery.
     pub fn close(&mut self) -> Result<()> {
+        self.check_open()?;
+        let closed = self.close_files();
+        match &closed {
+            Ok(()) => self.refuse("it was closed"),
+            Err(e) => self.refuse(&e.to_string()),
+        }
+        closed
+    }
+
+    fn close_files(&mut self) -> Result<()> {
         let end = self.end();
         if end > 0 || self.producers != Producers::default() {
             self.write_side_files(end)?;
@@ -343,9 +431,9 @@ impl<D: Disk> PartitionLog<D> {
             job.run()?;
             self.synced(&job);
         }
+        self.sync_side_files(end)?;
         // Below the log end everything is durable now, side files included.
         self.hint.recovery_point = self.active.base;
-        self.sync_side_files(end)?;
         self.write_hint()?;
         let path = self.dir.join(HINT_FILE);
         self.hint_file.sync_data().map_err(|e| Error::io("sync", &path, e))
@@ -356,7 +444,6 @@ impl<D: Disk> PartitionLog<D> {
             path_of(&self.dir, self.active.base, "index"),
             path_of(&self.dir, self.active.base, "txnindex"),
             path_of(&self.dir, end, "snapshot"),
-            self.dir.join(EPOCHS_FILE),
         ];
         for path in files {
             sync_if_there(&self.disk, &path)?;
@@ -367,10 +454,21 @@ impl<D: Disk> PartitionLog<D> {
 
 /// The file of leader epochs.
 pub(crate) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
+/// Where the epochs are written before they take their file's place.
+const EPOCHS_TMP: &str = "leader-epoch-checkpoint.tmp";
 /// The file of the hint.
 pub(crate) const HINT_FILE: &str = "flushed-offset";
 /// The file that names the topic's id.
 pub(crate) const METADATA_FILE: &str = "partition.metadata";
+
+/// Writes a whole side file, unsynced.
+fn write_file<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<D::File> {
+    let file =
+        disk.open(path, crate::disk::Open::Create).map_err(|e| Error::io("create", path, e))?;
+    file.set_len(0).map_err(|e| Error::io("cut", path, e))?;
+    write_all_at(&file, bytes, 0).map_err(|e| Error::io("write", path, e))?;
+    Ok(file)
+}
 
 fn sync_if_there<D: Disk>(disk: &D, path: &Path) -> Result<()> {
     match disk.open(path, crate::disk::Open::Read) {
@@ -397,8 +495,10 @@ impl<D: Disk> SyncJob<D> {
             sync_if_there(&self.disk, &path_of(&self.dir, segment.base, "index"))?;
             sync_if_there(&self.disk, &path_of(&self.dir, *next_base, "snapshot"))?;
         }
-        if !self.unsynced.sealed.is_empty() {
-            sync_if_there(&self.disk, &self.dir.join(EPOCHS_FILE))?;
+        if let Some(epochs) = &self.unsynced.epochs {
+            let (from, to) = (self.dir.join(EPOCHS_TMP), self.dir.join(EPOCHS_FILE));
+            epochs.sync_data().map_err(|e| Error::io("sync", &from, e))?;
+            self.disk.rename(&from, &to).map_err(|e| Error::io("rename", &from, e))?;
         }
         if self.unsynced.names {
             self.disk.sync_dir(&self.dir).map_err(|e| Error::io("sync", &self.dir, e))?;
@@ -429,7 +529,11 @@ impl<D: Disk> LogView<D> {
 ///
 /// # Errors
 /// `Damaged` when a folder of that name belongs to another topic id.
-pub(crate) fn create_folder<D: Disk>(disk: &D, dir: &Path, topic_id: crate::ids::Uuid) -> Result<()> {
+pub(crate) fn create_folder<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    topic_id: crate::ids::Uuid,
+) -> Result<()> {
     match disk.create_dir(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -441,6 +545,13 @@ pub(crate) fn create_folder<D: Disk>(disk: &D, dir: &Path, topic_id: crate::ids:
             return Ok(());
         }
         let what = format!("the folder belongs to topic id {found}, not {topic_id}: move it away");
+        return Err(Error::damaged(&path, 0, what));
+    }
+    // The id is durable before the first segment is made: records without it are not ours to take.
+    let entries = disk.list(dir).map_err(|e| Error::io("list", dir, e))?;
+    if entries.iter().any(|e| e.name.as_encoded_bytes().ends_with(b".log")) {
+        let what =
+            "the file is missing and the folder holds records: restore it, or move the folder away";
         return Err(Error::damaged(&path, 0, what));
     }
     let text = format!("version: 0\ntopic_id: {topic_id}");

@@ -186,7 +186,12 @@ impl<D: Disk> Partition<D> {
         self.log.note_durable_end()
     }
 
-    /// Writes and syncs what a clean start needs.
+    /// Refuses every write from now on.
+    pub fn refuse(&mut self, why: &str) {
+        self.log.refuse(why);
+    }
+
+    /// Writes and syncs what a clean start needs; nothing is written afterwards.
     ///
     /// # Errors
     /// As [`PartitionLog::close`].

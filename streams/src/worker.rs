@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use thalweg_core::batch::{Scratch, Visible, batches};
+use thalweg_core::batch::{Scratch, Visible};
 use thalweg_core::client::log::{
     FetchFrom, FetchOptions, Fetched, Isolation, Log, Membership, OffsetCommit,
 };
@@ -296,9 +296,7 @@ impl Worker {
         running.ready.next_offset = fetched.next_offset;
         // Of the batch right before the position, and that may be a marker which nobody sees: written
         // by a recovery, it has a later epoch than the records before it.
-        if let Some(last) = batches(&fetched.batches).filter_map(Result::ok).last() {
-            running.ready.leader_epoch = last.header.leader_epoch;
-        }
+        running.ready.leader_epoch = fetched.leader_epoch;
         Ok(true)
     }
 

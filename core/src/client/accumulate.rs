@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Always true here: the batches of a partition leave in the order their records came, with
-//! contiguous sequences; a batch that could not be appended is put back first, so nothing is skipped.
+//! contiguous sequences; a batch leaves the queue when it is appended, so nothing is skipped.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -122,17 +122,17 @@ impl Accumulator {
         (0..self.slots.len()).try_for_each(|slot| self.seal(producer, Slot(slot)))
     }
 
-    /// The next batch to append.
+    /// The next batch to append, taken out of the queue.
     pub(crate) fn next_ready(&mut self) -> Option<Ready> {
         let ready = self.ready.pop_front()?;
         self.ready_bytes -= ready.bytes.len();
         Some(ready)
     }
 
-    /// Takes a batch back that could not be appended.
-    pub(crate) fn put_back(&mut self, ready: Ready) {
-        self.ready_bytes += ready.bytes.len();
-        self.ready.push_front(ready);
+    /// The next batch to append, left in the queue until [`Accumulator::next_ready`] takes it out: a
+    /// call that is given up half way loses nothing.
+    pub(crate) fn first_ready(&self) -> Option<(Slot, Bytes)> {
+        self.ready.front().map(|ready| (ready.slot, ready.bytes.clone()))
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -152,7 +152,12 @@ impl Accumulator {
     /// Bytes not appended yet.
     pub(crate) fn buffered_bytes(&self) -> usize {
         self.ready_bytes
-            + self.slots.iter().filter(|o| !o.builder.is_empty()).map(|o| o.builder.bytes()).sum::<usize>()
+            + self
+                .slots
+                .iter()
+                .filter(|o| !o.builder.is_empty())
+                .map(|o| o.builder.bytes())
+                .sum::<usize>()
     }
 
     /// Forgets what was not appended, and begins all sequences anew: a new epoch follows.

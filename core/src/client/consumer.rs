@@ -2,7 +2,8 @@
 //!
 //! Always true here: records of a partition come in offset order and once; control records and
 //! aborted transactions are never given out under `read_committed`; the position is one past the last
-//! record *given out*, so committing it never skips a record that was not seen.
+//! record *given out* (and past what no reader sees behind it), so committing it never skips a record
+//! that was not seen, also when another partition could not be read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use super::log::{
     FetchFrom, FetchOptions, Fetched, Isolation, Log, Membership, OffsetCommit, TopicInfo,
 };
-use crate::batch::{Scratch, Visible};
+use crate::batch::{BatchError, Scratch, Visible};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 use crate::record::Header;
@@ -115,7 +116,9 @@ impl Consumer {
     /// `Invalid` without a group, `Unknown` for a topic that does not exist.
     pub async fn subscribe(&mut self, topics: &[&str]) -> Result<()> {
         let Some(group) = self.config.group.clone() else {
-            return Err(Error::invalid("subscribe needs a group: set ConsumerConfig::group, or use assign"));
+            return Err(Error::invalid(
+                "subscribe needs a group: set ConsumerConfig::group, or use assign",
+            ));
         };
         let mut all = Vec::new();
         for topic in topics {
@@ -202,7 +205,15 @@ impl Consumer {
             let moved = fetched.iter().any(|one| !one.batches.is_empty());
             let mut records = Vec::new();
             for one in &fetched {
-                self.take(one, &mut records)?;
+                let before = records.len();
+                if let Err(e) = self.take(one, &mut records) {
+                    // What came before it is given out, or it would be lost: its positions have moved.
+                    records.truncate(before);
+                    if records.is_empty() {
+                        return Err(e);
+                    }
+                    break;
+                }
             }
             // A region of markers and aborted records moves the position and gives out nothing.
             if !records.is_empty() || !moved {
@@ -214,16 +225,23 @@ impl Consumer {
     fn take(&mut self, fetched: &Fetched, records: &mut Vec<ConsumerRecord>) -> Result<()> {
         let Some(position) = self.positions.get_mut(&fetched.at) else { return Ok(()) };
         let bytes = &fetched.batches;
+        let mut reached = position.offset;
+        let damaged = |offset: Offset, e: BatchError| {
+            let what =
+                format!("the batch at or after offset {offset}: {e}; restore its file from a copy");
+            Error::damaged(fetched.at.folder().as_ref(), 0, what)
+        };
         for batch in Visible::new(bytes, &fetched.aborted, position.offset) {
-            let batch = batch.map_err(Error::from)?;
-            batch.check_crc().map_err(Error::from)?;
+            let batch = batch.map_err(|e| damaged(reached, e))?;
+            reached = batch.header.base_offset;
+            batch.check_crc().map_err(|e| damaged(reached, e))?;
             let compressed = batch.header.attributes.compression_code() != 0;
             let keep = |part: &[u8]| {
                 if compressed { Bytes::copy_from_slice(part) } else { bytes.slice_ref(part) }
             };
-            let all = batch.records(&mut self.scratch).map_err(Error::from)?;
+            let all = batch.records(&mut self.scratch).map_err(|e| damaged(reached, e))?;
             for record in all.starting_at(position.offset) {
-                let record = record.map_err(Error::from)?;
+                let record = record.map_err(|e| damaged(reached, e))?;
                 let headers = record.headers.iter().map(|(key, value)| Header {
                     key: String::from_utf8_lossy(key).into_owned(),
                     value: value.map(keep),
@@ -237,9 +255,10 @@ impl Consumer {
                     headers: headers.collect(),
                 });
             }
-            position.epoch = batch.header.leader_epoch;
         }
-        position.offset = fetched.next_offset.max(position.offset);
+        if !fetched.batches.is_empty() {
+            *position = Position { offset: fetched.next_offset, epoch: fetched.leader_epoch };
+        }
         Ok(())
     }
 

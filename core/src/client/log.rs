@@ -94,6 +94,10 @@ pub struct Fetched {
     pub aborted: Vec<AbortedTransaction>,
     /// Where to read on.
     pub next_offset: Offset,
+    /// The leader epoch of the record before `next_offset`, be it visible or not; -1 when there are no
+    /// batches. A stored position carries it: with the epoch of the last *visible* record, a position
+    /// behind a marker of a later epoch would look like one whose records were lost.
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// A log: embedded, or on the other side of a network.

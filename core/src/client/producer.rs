@@ -10,9 +10,9 @@
 //! memory is bounded: when `buffer_bytes` wait, `send` waits too; a full disk is tried again until
 //! `delivery_timeout`; no record is dropped without its [`Delivery`] saying so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -67,11 +67,26 @@ struct State {
     /// The receipt of each slot's open batch.
     open: Vec<Arc<Receipt>>,
     /// The receipts of the batches in the ready queue, in its order.
-    ready: std::collections::VecDeque<Arc<Receipt>>,
+    ready: VecDeque<Arc<Receipt>>,
     unanswered: usize,
     linger_armed: bool,
     drain_armed: bool,
     failed: Option<Arc<Error>>,
+}
+
+/// A whole batch on its way to the log.
+struct Batch {
+    at: TopicPartition,
+    ready: Ready,
+    receipt: Arc<Receipt>,
+    tries_left: u128,
+}
+
+/// What a record that was taken in makes due.
+enum Due {
+    Nothing,
+    Drain,
+    Linger,
 }
 
 struct Topic {
@@ -147,7 +162,7 @@ impl Producer {
             accumulator,
             topics: HashMap::default(),
             open: Vec::new(),
-            ready: std::collections::VecDeque::new(),
+            ready: VecDeque::new(),
             unanswered: 0,
             linger_armed: false,
             drain_armed: false,
@@ -185,7 +200,15 @@ impl Producer {
                 }
                 if let Some(topic) = state.topics.get(topic).cloned() {
                     if state.accumulator.buffered_bytes() < shared.config.buffer_bytes {
-                        return self.push(&mut state, &topic, &record);
+                        let (sent, due) = self.push(&mut state, &topic, &record)?;
+                        // Without the lock: in line, what is due runs now.
+                        drop(state);
+                        match due {
+                            Due::Nothing => {}
+                            Due::Drain => self.drain_later(),
+                            Due::Linger => self.linger_later(),
+                        }
+                        return Ok(sent);
                     }
                     drop(state);
                     self.arm_drain();
@@ -200,7 +223,7 @@ impl Producer {
         }
     }
 
-    fn push(&self, state: &mut State, topic: &Topic, record: &Record) -> Result<Sent> {
+    fn push(&self, state: &mut State, topic: &Topic, record: &Record) -> Result<(Sent, Due)> {
         use std::sync::atomic::Ordering::Relaxed;
         let shared = &self.shared;
         let count = topic.slots.len() as u32;
@@ -220,21 +243,20 @@ impl Producer {
                 record.headers.iter().map(|h| (h.key.as_bytes(), h.value.as_deref())).collect();
             state.accumulator.push(shared.identity, slot, timestamp, key, value, &headers)?;
         }
+        let mut due = Due::Nothing;
         if state.accumulator.open_records(slot) == 0 {
             // The push filled the batch: the next keyless records go to the next partition.
             state.sealed(slot);
             if record.key.is_none() {
                 topic.sticky.fetch_add(1, Relaxed);
             }
-            if !state.drain_armed {
-                state.drain_armed = true;
-                self.drain_later();
+            if !std::mem::replace(&mut state.drain_armed, true) {
+                due = Due::Drain;
             }
-        } else if index == 0 && !state.linger_armed {
-            state.linger_armed = true;
-            self.linger_later();
+        } else if index == 0 && !std::mem::replace(&mut state.linger_armed, true) {
+            due = Due::Linger;
         }
-        Ok(Sent { receipt, index })
+        Ok((Sent { receipt, index }, due))
     }
 
     /// Sends everything and waits until all of it is answered.
@@ -243,7 +265,8 @@ impl Producer {
     /// The first error of a batch that was refused.
     pub async fn flush(&self) -> Result<()> {
         self.shared.seal_all()?;
-        self.shared.drain().await;
+        // Not in this call, which may be given up: what is under way must be answered all the same.
+        self.arm_drain();
         loop {
             let room = self.shared.room.notified();
             let mut room = std::pin::pin!(room);
@@ -277,15 +300,12 @@ impl Producer {
     }
 
     fn linger_later(&self) {
-        // Weak: a timer must not keep a producer alive that its user has let go of... its records
-        // are sent by the drop of the last clone.
-        let shared: Weak<Shared> = Arc::downgrade(&self.shared);
+        // Keeps the producer alive until then, so that records are sent that nobody waits for.
+        let shared = Arc::clone(&self.shared);
         let linger = async move {
-            if let Some(shared) = shared.upgrade() {
-                shared.state.lock().linger_armed = false;
-                if shared.seal_all().is_ok() {
-                    shared.drain().await;
-                }
+            shared.state.lock().linger_armed = false;
+            if shared.seal_all().is_ok() {
+                shared.drain().await;
             }
         };
         self.shared.log.run_later(self.shared.config.linger, Box::pin(linger));
@@ -322,53 +342,81 @@ impl Shared {
         Ok(())
     }
 
-    /// Appends what is ready, a few batches at a time, until nothing is.
+    /// Appends what is ready, a few batches at a time and each partition's in order, until nothing is.
+    ///
+    /// A batch that the log may take later (a full disk) goes again, and with it those of its partition
+    /// that were under way behind it and were refused for coming too early.
     async fn drain(self: &Arc<Self>) {
         let _one_at_a_time = self.draining.lock().await;
         let mut under_way = FuturesOrdered::new();
+        let mut slots: VecDeque<Slot> = VecDeque::new();
+        let mut again: Vec<Batch> = Vec::new();
         loop {
-            while under_way.len() < IN_FLIGHT {
-                let next = {
-                    let mut state = self.state.lock();
-                    state.drain_armed = false;
-                    state.accumulator.next_ready().zip(state.ready.pop_front())
-                };
-                let Some((ready, receipt)) = next else { break };
-                under_way.push_back(self.append(ready, receipt));
+            while again.is_empty() && under_way.len() < IN_FLIGHT {
+                let Some(batch) = self.next_batch(&slots) else { break };
+                slots.push_back(batch.ready.slot);
+                under_way.push_back(self.attempt(batch));
             }
-            if under_way.next().await.is_none() {
-                self.room.notify_waiters();
-                return;
+            match under_way.next().await {
+                Some((mut batch, result)) => {
+                    slots.pop_front();
+                    let behind = again.iter().any(|earlier| earlier.ready.slot == batch.ready.slot);
+                    let later = result.as_ref().is_err_and(|e| behind || e.is_retriable());
+                    if later && batch.tries_left > 0 && self.state.lock().failed.is_none() {
+                        batch.tries_left -= 1;
+                        again.push(batch);
+                    } else {
+                        self.answer(&batch, result);
+                    }
+                    self.room.notify_waiters();
+                }
+                None if again.is_empty() => return self.room.notify_waiters(),
+                None => {
+                    self.log.sleep(RETRY_AFTER).await;
+                    slots.extend(again.iter().map(|batch| batch.ready.slot));
+                    under_way.extend(again.drain(..).map(|batch| self.attempt(batch)));
+                }
             }
-            self.room.notify_waiters();
         }
     }
 
-    /// Appends one batch, again while the log says that it may work later.
-    async fn append(&self, ready: Ready, receipt: Arc<Receipt>) {
-        let at = self.state.lock().accumulator.partition(ready.slot).clone();
-        let deadline = self.log.now() + self.config.delivery_timeout.as_millis() as i64;
-        let result: Result<Appended> = loop {
-            let failed = self.state.lock().failed.clone();
-            if let Some(e) = failed {
-                break Err(e.repeat());
-            }
-            match self.log.append(&at, ready.bytes.clone(), None, Ack::Level).await {
-                Err(e) if e.is_retriable() && self.log.now() < deadline => {
-                    self.log.sleep(RETRY_AFTER).await;
-                }
-                other => break other,
-            }
+    /// The next batch to append. The first one of a partition goes alone: to a log that does not know
+    /// the producer yet, any sequence is good, also that of a batch that overtook it.
+    fn next_batch(&self, under_way: &VecDeque<Slot>) -> Option<Batch> {
+        let mut state = self.state.lock();
+        state.drain_armed = false;
+        let (slot, _) = state.accumulator.first_ready()?;
+        if state.accumulator.next_offset(slot).is_none() && under_way.contains(&slot) {
+            return None;
+        }
+        let (ready, receipt) = state.accumulator.next_ready().zip(state.ready.pop_front())?;
+        let at = state.accumulator.partition(slot).clone();
+        let tries = self.config.delivery_timeout.as_millis() / RETRY_AFTER.as_millis();
+        Some(Batch { at, ready, receipt, tries_left: tries })
+    }
+
+    async fn attempt(&self, batch: Batch) -> (Batch, Result<Appended>) {
+        let failed = self.state.lock().failed.clone();
+        let result = match failed {
+            Some(e) => Err(e.repeat()),
+            None => self.log.append(&batch.at, batch.ready.bytes.clone(), None, Ack::Level).await,
         };
+        (batch, result)
+    }
+
+    fn answer(&self, batch: &Batch, result: Result<Appended>) {
         let mut state = self.state.lock();
         state.unanswered -= 1;
         match result {
-            Ok(appended) => receipt.answer(Ok(appended.base_offset)),
+            Ok(appended) => {
+                state.accumulator.appended(batch.ready.slot, appended.next_offset);
+                batch.receipt.answer(Ok(appended.base_offset));
+            }
             Err(e) => {
                 // A batch is missing: the partition would refuse every later sequence.
                 let e = Arc::new(e);
                 state.failed.get_or_insert_with(|| Arc::clone(&e));
-                receipt.answer(Err(e));
+                batch.receipt.answer(Err(e));
             }
         }
     }
@@ -377,10 +425,16 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let left = self.state.get_mut();
-        let records: usize = (0..left.open.len()).map(|s| left.accumulator.open_records(Slot(s))).sum();
+        let records: usize =
+            (0..left.open.len()).map(|s| left.accumulator.open_records(Slot(s))).sum();
         if records > 0 || left.accumulator.has_ready() {
-            tracing::warn!(records, "a producer was dropped with records that were not sent: call flush first");
-            let gone = Arc::new(Error::Stopped { why: "the producer was dropped before it sent this".to_owned() });
+            tracing::warn!(
+                records,
+                "a producer was dropped with records that were not sent: call flush first"
+            );
+            let gone = Arc::new(Error::Stopped {
+                why: "the producer was dropped before it sent this".to_owned(),
+            });
             for receipt in left.open.iter().chain(&left.ready) {
                 receipt.answer(Err(Arc::clone(&gone)));
             }

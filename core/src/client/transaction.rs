@@ -99,7 +99,9 @@ impl TransactionalProducer {
     /// `Invalid` for an empty id or a timeout beyond the log's limit; `Stopped`.
     pub async fn open(log: Arc<dyn Log>, id: &str, config: ProducerConfig) -> Result<Self> {
         if id.is_empty() {
-            return Err(Error::invalid("an empty transactional id: give a name that is unique to this task"));
+            return Err(Error::invalid(
+                "an empty transactional id: give a name that is unique to this task",
+            ));
         }
         let identity = log.init_producer(Some(id), config.transaction_timeout).await?;
         let accumulator = Accumulator::new(config.batch_bytes, config.compression, true);
@@ -204,20 +206,15 @@ impl TransactionalProducer {
     /// `Full` and `Retry`: nothing is lost, call again. Anything else: abort.
     pub async fn flush_full(&mut self) -> Result<()> {
         self.check_open()?;
-        while let Some(ready) = self.accumulator.next_ready() {
-            let at = self.accumulator.partition(ready.slot).clone();
+        while let Some((slot, bytes)) = self.accumulator.first_ready() {
+            let at = self.accumulator.partition(slot).clone();
             self.touched = true;
-            let sent =
-                self.log.append(&at, ready.bytes.clone(), Some(&self.id), Ack::Written).await;
-            match sent {
-                Ok(appended) => self.accumulator.appended(ready.slot, appended.next_offset),
-                Err(e) => {
-                    if e.is_retriable() {
-                        self.accumulator.put_back(ready);
-                    }
-                    return Err(self.failed(e));
-                }
-            }
+            // If this wait is given up, the batch is appended again by the next call, which the log
+            // answers with where it was stored.
+            let sent = self.log.append(&at, bytes, Some(&self.id), Ack::Written).await;
+            let appended = sent.map_err(|e| self.failed(e))?;
+            self.accumulator.next_ready();
+            self.accumulator.appended(slot, appended.next_offset);
         }
         Ok(())
     }
@@ -251,7 +248,11 @@ impl TransactionalProducer {
     ///
     /// # Errors
     /// `Fenced` when the member's generation is over.
-    pub async fn send_offsets(&mut self, member: &Membership, offsets: &[OffsetCommit]) -> Result<()> {
+    pub async fn send_offsets(
+        &mut self,
+        member: &Membership,
+        offsets: &[OffsetCommit],
+    ) -> Result<()> {
         self.check_open()?;
         self.touched = true;
         let sent = self.log.commit_offsets_in(&self.id, self.identity, member, offsets).await;
@@ -289,11 +290,10 @@ impl TransactionalProducer {
                 Ok(next) => self.identity = next,
                 Err(e) => return Err(self.failed(e)),
             }
-            self.accumulator.restart();
-        } else {
-            // The log never heard of it: same epoch, and sequences go on where they were.
-            self.accumulator.restart();
         }
+        // A new epoch follows; where the log never heard of the transaction, nothing was written under
+        // this one. Either way sequences begin anew.
+        self.accumulator.restart();
         self.state = State::Ready;
         self.touched = false;
         Ok(())

@@ -48,7 +48,12 @@ impl<D: Disk> Inner<D> {
                 self.join_transaction(id, header.producer, std::slice::from_ref(at)).await?;
             }
         }
-        let stored = self.write(&handle, &header, bytes, Origin::Client)?;
+        let stored = self.write(&handle, &header, bytes, Origin::Client);
+        if matches!(stored, Err(Error::Full { .. })) {
+            // What is left is for coordinators: the space is looked at before every batch from now on.
+            self.no_space.store(true, Ordering::Relaxed);
+        }
+        let stored = stored?;
         if ack == Ack::Level && handle.view.level == Level::Disk {
             self.wait_durable(&[(handle, stored.next_offset)]).await?;
         }
@@ -67,7 +72,7 @@ impl<D: Disk> Inner<D> {
         let stored = partition.append(header, bytes, origin);
         let rolled = partition.has_sealed();
         drop(partition);
-        let stored = self.watch(stored)?;
+        let stored = self.watch_at(handle, stored)?;
         if handle.view.level == Level::Os {
             handle.changed.notify_waiters();
         }
@@ -95,14 +100,20 @@ impl<D: Disk> Inner<D> {
             return Ok(handle.view.log.end());
         }
         let now = self.clock.now();
-        let size = records.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, |v| v.len()) + 32);
+        let size =
+            records.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, |v| v.len()) + 32);
         let mut builder = BatchBuilder::new(Compression::None, 128 + size.sum::<usize>());
         for record in records {
-            builder.push(now, Some(&record.key), record.value.as_deref(), &[]).map_err(Error::from)?;
+            builder
+                .push(now, Some(&record.key), record.value.as_deref(), &[])
+                .map_err(Error::from)?;
         }
         let bytes = builder.finish(producer, -1, producer.id >= 0)?;
         let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
-        Ok(self.write(handle, &header, &bytes, Origin::Coordinator)?.next_offset)
+        // Inside a transaction the producer is checked as any other: it may have been fenced, and its
+        // marker written, since the partition joined. Records behind it would stay open for ever.
+        let origin = if producer.id >= 0 { Origin::Client } else { Origin::Coordinator };
+        Ok(self.write(handle, &header, &bytes, origin)?.next_offset)
     }
 
     /// Refuses data when the file system is nearly full, and takes it again when it is not.
@@ -114,7 +125,8 @@ impl<D: Disk> Inner<D> {
         }
         self.since_space_check.store(0, Ordering::Relaxed);
         let dir = self.log_dir();
-        let free = self.disk.free_space(&dir).map_err(|e| Error::io("look at the space of", &dir, e))?;
+        let free =
+            self.disk.free_space(&dir).map_err(|e| Error::io("look at the space of", &dir, e))?;
         let refuse = free < self.config.min_free_bytes;
         self.no_space.store(refuse, Ordering::Relaxed);
         if refuse {

@@ -4,13 +4,14 @@
 //! it is held; whoever changed what readers may see wakes them.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{METADATA_TOPIC, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::disk::Disk;
+use crate::error::Error;
 use crate::ids::{Offset, TopicPartition};
 use crate::partition::{Partition, PartitionView};
 
@@ -29,6 +30,8 @@ pub(crate) struct PartitionHandle<D: Disk> {
     pub(crate) changed: Notify,
     /// Where the partition stands in the sync queue; see `sync.rs`.
     pub(crate) sync_state: AtomicU8,
+    /// Its topic was deleted.
+    gone: AtomicBool,
 }
 
 impl<D: Disk> PartitionHandle<D> {
@@ -48,12 +51,33 @@ impl<D: Disk> PartitionHandle<D> {
             writer: Mutex::new(partition),
             changed: Notify::new(),
             sync_state: AtomicU8::new(0),
+            gone: AtomicBool::new(false),
         }
     }
 
     /// The writer.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Partition<D>> {
         self.writer.lock()
+    }
+
+    /// Its topic is deleted: nothing is written any more, and whoever waits is told.
+    pub(crate) fn leave(&self) {
+        let mut partition = self.lock();
+        // First, so that whoever is refused knows why.
+        self.gone.store(true, Ordering::Release);
+        partition.refuse("its topic was deleted");
+        drop(partition);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether its topic was deleted.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// What users of a deleted partition are told.
+    pub(crate) fn unknown(&self) -> Error {
+        Error::Unknown { what: format!("partition {} (its topic was deleted)", self.at) }
     }
 
     /// Everything below was synced.

@@ -30,7 +30,8 @@ use super::runtime::Runtime;
 use super::sync::SyncQueue;
 use super::topics::{make_folders, open_partition, opening, remove_folders};
 use super::{
-    Engine, Inner, METADATA_TOPIC, OFFSETS_TOPIC, Partitions, ProducerIds, Shard, TRANSACTIONS_TOPIC,
+    Engine, Inner, METADATA_TOPIC, OFFSETS_TOPIC, Partitions, ProducerIds, Shard,
+    TRANSACTIONS_TOPIC,
 };
 use crate::batch::{self, BatchRef, Marker};
 use crate::config::{Level, LogConfig, TopicConfig};
@@ -41,7 +42,7 @@ use crate::coordinator::{CoordinatorRecord, Malformed};
 use crate::disk::{Disk, LockKind, read_file, replace_file};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition};
-use crate::log::{Buffers, PartitionLog, Recovered, create_folder, topic_id_of};
+use crate::log::{Buffers, METADATA_FILE, PartitionLog, Recovered, create_folder, topic_id_of};
 use crate::partition::Partition;
 use crate::request::{NewTopic, TopicInfo, TransactionEnd};
 
@@ -50,6 +51,7 @@ pub(super) const LOG_DIR: &str = "log";
 /// The folder for the state of the layers above, inside the data folder.
 pub const STATE_DIR: &str = "state";
 const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "format";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 
 /// The locks of an open folder.
@@ -96,11 +98,13 @@ impl<D: Disk> Engine<D> {
     ) -> Result<Self> {
         let dir = dir.into();
         let log_dir = dir.join(LOG_DIR);
-        make_dir(&disk, &dir)?;
+        make_data_dir(&disk, &dir)?;
         let folder = lock(&disk, &dir, &dir.join("lock"), LockKind::Flock)?;
         check_format(&disk, &dir)?;
         make_dir(&disk, &log_dir)?;
         make_dir(&disk, &dir.join(STATE_DIR))?;
+        // Whoever wrote these names may have been killed before syncing them.
+        disk.sync_dir(&dir).map_err(|e| Error::io("sync", &dir, e))?;
         let log = lock(&disk, &log_dir, &log_dir.join(".lock"), LockKind::WithRecordLock)?;
         let locks = Locks { _folder: folder, _log: log };
 
@@ -142,24 +146,44 @@ fn keep_ticking<D: Disk>(inner: &Arc<Inner<D>>) {
     inner.runtime.run_later(inner.config.hint_interval, again(Arc::downgrade(inner)));
 }
 
-/// Makes a folder with its parents; every new name is durable when this returns.
-fn make_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    if disk.stat(dir).is_ok() {
+/// Makes the data folder with its parents, and every name on the way to it durable: also of folders
+/// that are there already, because whoever made them may have been killed before syncing them. Not
+/// again once there is a `format`, which is written after this.
+fn make_data_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
+    if is_there(disk, &dir.join(FORMAT_FILE))? {
         return Ok(());
     }
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if disk.stat(parent).is_err() {
-        make_dir(disk, parent)?;
+    let way: Vec<&Path> = dir.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+    for folder in way.into_iter().rev() {
+        make_dir(disk, folder)?;
+        let Some(parent) = folder.parent() else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // Not ours, so neither is the name in it.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.map_err(|e| Error::io("sync", parent, e))?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder that may be there already; its name is not durable yet.
+fn make_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
+    if is_there(disk, dir)? {
+        return Ok(());
     }
     match disk.create_dir(dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(Error::io("create", dir, e)),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", dir, e)),
+        _ => Ok(()),
     }
-    disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))
+}
+
+fn is_there<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
+    match disk.stat(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
 }
 
 fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D::Lock> {
@@ -177,7 +201,7 @@ fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D:
 }
 
 fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    let path = dir.join("format");
+    let path = dir.join(FORMAT_FILE);
     match read_file(disk, &path, 64) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
@@ -185,14 +209,24 @@ fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 Ok(found) if found <= FORMAT => Ok(()),
                 Ok(found) => Err(Error::Unsupported {
                     path,
-                    what: format!("the folder has layout {found}, this program reads up to {FORMAT}: use the program that wrote it, or a newer one"),
+                    what: format!(
+                        "the folder has layout {found}, this program reads up to {FORMAT}: use the program that wrote it, or a newer one"
+                    ),
                 }),
-                Err(_) => Err(Error::damaged(&path, 0, "no layout number in it: restore the file (its content is \"1\") or use another folder")),
+                Err(_) => Err(Error::damaged(
+                    &path,
+                    0,
+                    "no layout number in it: restore the file (its content is \"1\") or use another folder",
+                )),
             }
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if disk.stat(&dir.join(LOG_DIR).join(format!("{METADATA_TOPIC}-0"))).is_ok() {
-                return Err(Error::damaged(&path, 0, "the file is missing and the folder holds a log: restore it (its content is \"1\")"));
+                return Err(Error::damaged(
+                    &path,
+                    0,
+                    "the file is missing and the folder holds a log: restore it (its content is \"1\")",
+                ));
             }
             replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())
                 .map_err(|e| Error::io("write", &path, e))
@@ -246,6 +280,10 @@ impl<D: Disk> Opener<D> {
             metadata.replay(record.key.unwrap_or_default(), record.value)
         })?;
 
+        if metadata.log_id().is_none() {
+            self.refuse_without_metadata()?;
+        }
+
         let mut damaged = BTreeMap::new();
         let known: Vec<TopicInfo> = metadata.topics().cloned().collect();
         let logs = self.open_logs(&known, &mut damaged)?;
@@ -254,27 +292,34 @@ impl<D: Disk> Opener<D> {
         let seen = logs.values().map(|(log, _)| log.last_epoch()).max().unwrap_or(-1);
         let seen = seen.max(metadata_log.last_epoch());
         let take = !self.report.clean || metadata.leader_epoch() < 0;
-        let epoch = if take { metadata.leader_epoch().max(seen) + 1 } else { metadata.leader_epoch() };
+        let epoch =
+            if take { metadata.leader_epoch().max(seen) + 1 } else { metadata.leader_epoch() };
         let partition = Partition::new(metadata_log, metadata_info.id, Level::Disk, epoch);
         let metadata_handle =
             Arc::new(PartitionHandle::new(at, partition, &metadata_info.config));
-        let mut writer = MetadataWriter { handle: &metadata_handle, metadata: &mut metadata, now: self.clock.now() };
+        let mut writer = MetadataWriter {
+            handle: &metadata_handle,
+            metadata: &mut metadata,
+            now: self.clock.now(),
+        };
         if take {
             writer.write(|m| Ok(m.raise_epoch(seen)?.records))?;
         }
         let fresh = self.entropy.uuid();
         let id = writer.metadata.log_id().unwrap_or(fresh);
         writer.write(|m| Ok(m.init(id)?.records))?;
-        for (name, partitions) in
-            [(OFFSETS_TOPIC, self.config.coordinator_partitions), (TRANSACTIONS_TOPIC, self.config.coordinator_partitions)]
-        {
+        for (name, partitions) in [
+            (OFFSETS_TOPIC, self.config.coordinator_partitions),
+            (TRANSACTIONS_TOPIC, self.config.coordinator_partitions),
+        ] {
             if writer.metadata.topic(name).is_err() {
                 let config = TopicConfig {
                     compact: true,
                     segment_bytes: self.config.internal_segment_bytes,
                     ..TopicConfig::default()
                 };
-                let topic = NewTopic { name: name.to_owned(), partitions: partitions.max(1), config };
+                let topic =
+                    NewTopic { name: name.to_owned(), partitions: partitions.max(1), config };
                 let topic_id = self.entropy.uuid();
                 writer.write(|m| Ok(m.create_topic(&topic, topic_id)?.records))?;
             }
@@ -284,15 +329,18 @@ impl<D: Disk> Opener<D> {
         let deleting: Vec<TopicInfo> = metadata.deleting().cloned().collect();
         for info in deleting {
             remove_folders(&self.disk, &self.log_dir, &info)?;
-            let mut writer =
-                MetadataWriter { handle: &metadata_handle, metadata: &mut metadata, now: self.clock.now() };
+            let mut writer = MetadataWriter {
+                handle: &metadata_handle,
+                metadata: &mut metadata,
+                now: self.clock.now(),
+            };
             writer.write(|m| Ok(m.forget_topic(&info.name)?.records))?;
         }
 
         let partitions = self.lead(&metadata, logs, &damaged, epoch, &metadata_handle)?;
         let groups = self.load_groups(&metadata, &partitions)?;
         let transactions = self.load_transactions(&metadata, &partitions)?;
-        self.report.damaged = damaged.iter().map(|(at, why)| (at.clone(), why.clone())).collect();
+        self.report.damaged = damaged.iter().map(|(at, e)| (at.clone(), e.to_string())).collect();
         self.report.strangers = self.strangers(&metadata)?;
         Ok(Inner {
             disk: self.disk.clone(),
@@ -322,10 +370,7 @@ impl<D: Disk> Opener<D> {
     fn open_metadata(&mut self) -> Result<(PartitionLog<D>, TopicInfo)> {
         let at = TopicPartition::new(METADATA_TOPIC, 0);
         let dir = self.log_dir.join(at.folder());
-        let found = match self.disk.stat(&dir) {
-            Ok(_) => topic_id_of(&self.disk, &dir)?,
-            Err(_) => None,
-        };
+        let found = if is_there(&self.disk, &dir)? { topic_id_of(&self.disk, &dir)? } else { None };
         let id = found.unwrap_or_else(|| self.entropy.uuid());
         create_folder(&self.disk, &dir, id)?;
         self.disk.sync_dir(&self.log_dir).map_err(|e| Error::io("sync", &self.log_dir, e))?;
@@ -342,9 +387,33 @@ impl<D: Disk> Opener<D> {
         Ok((log, info))
     }
 
+    /// A new folder has no topics: one that has folders of topics has lost the metadata that they
+    /// follow from, and must not begin again as if it were empty.
+    fn refuse_without_metadata(&self) -> Result<()> {
+        let ours = format!("{METADATA_TOPIC}-0");
+        let entries =
+            self.disk.list(&self.log_dir).map_err(|e| Error::io("list", &self.log_dir, e))?;
+        for entry in entries.iter().filter(|e| e.is_dir && e.name.to_str() != Some(&ours)) {
+            let path = self.log_dir.join(&entry.name).join(METADATA_FILE);
+            if self.disk.stat(&path).is_ok() {
+                return Err(Error::damaged(
+                    &self.log_dir.join(&ours),
+                    0,
+                    format!(
+                        "the folder is missing or empty, and {} belongs to a topic: restore it from a copy",
+                        self.log_dir.join(&entry.name).display()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn note(&mut self, recovered: &Recovered) {
         self.report.scanned_bytes += recovered.scanned_bytes;
         self.report.cut_bytes += recovered.cut_bytes;
+        // A stop that left a torn tail was not a clean one, whatever its marker says.
+        self.report.clean &= recovered.cut_bytes == 0 && recovered.removed_segments == 0;
     }
 
     /// Recovers every partition there is a folder for. A damaged one is set aside; one that a
@@ -352,16 +421,17 @@ impl<D: Disk> Opener<D> {
     fn open_logs(
         &mut self,
         topics: &[TopicInfo],
-        damaged: &mut BTreeMap<TopicPartition, String>,
+        damaged: &mut BTreeMap<TopicPartition, Error>,
     ) -> Result<Logs<D>> {
         let mut logs = Logs::new();
         for info in topics {
-            // A crash may have come between the record of a topic and its folders.
-            make_folders(&self.disk, &self.log_dir, info)?;
             for number in 0..info.partitions {
                 let at = TopicPartition::new(Arc::clone(&info.name), number);
                 let opening = opening(&self.log_dir, info, at.clone(), self.report.clean);
-                match PartitionLog::open(&self.disk, &opening) {
+                // A crash may have come between the record of a topic and its folders.
+                let opened = create_folder(&self.disk, &opening.dir, info.id)
+                    .and_then(|()| PartitionLog::open(&self.disk, &opening));
+                match opened {
                     Ok((log, recovered)) => {
                         self.note(&recovered);
                         self.known_durable.insert(at.clone(), recovered.known_durable);
@@ -369,12 +439,14 @@ impl<D: Disk> Opener<D> {
                     }
                     Err(e @ Error::Damaged { .. }) if !info.name.starts_with("__") => {
                         tracing::error!(partition = %at, error = %e, "damaged: set aside, the others go on");
-                        damaged.insert(at, e.to_string());
+                        damaged.insert(at, e);
                     }
                     Err(e) => return Err(e),
                 }
             }
         }
+        // Folders that were made just now: durable before anything in them is acknowledged.
+        self.disk.sync_dir(&self.log_dir).map_err(|e| Error::io("sync", &self.log_dir, e))?;
         Ok(logs)
     }
 
@@ -383,7 +455,7 @@ impl<D: Disk> Opener<D> {
         &mut self,
         metadata: &Metadata,
         logs: Logs<D>,
-        damaged: &BTreeMap<TopicPartition, String>,
+        damaged: &BTreeMap<TopicPartition, Error>,
         epoch: LeaderEpoch,
         metadata_handle: &Arc<PartitionHandle<D>>,
     ) -> Result<Partitions<D>> {
@@ -469,7 +541,7 @@ impl<D: Disk> Opener<D> {
             for one in undecided {
                 let id = match one {
                     Undecided::Ongoing(id) => {
-                        inner.abort_ongoing(shard, &id).await?;
+                        inner.abort_if(shard, &id, |_| true).await?;
                         self.report.aborted += 1;
                         id
                     }
@@ -517,10 +589,14 @@ impl<D: Disk> Opener<D> {
             let known = self.known_durable.get(&tail.at).copied().unwrap_or(0);
             if tail.last_offset < known {
                 let dir = self.log_dir.join(tail.at.folder());
-                return Err(Error::damaged(&dir, 0, format!(
-                    "the batch that ends at offset {} is not the one that transaction {:?} committed, and was synced once: restore the folder from a copy",
-                    tail.last_offset, plan.id
-                )));
+                return Err(Error::damaged(
+                    &dir,
+                    0,
+                    format!(
+                        "the batch that ends at offset {} is not the one that transaction {:?} committed, and was synced once: restore the folder from a copy",
+                        tail.last_offset, plan.id
+                    ),
+                ));
             }
             return Ok(false);
         }
@@ -656,8 +732,9 @@ fn replay_view<D: Disk>(
         for batch in batch::batches(&range.bytes) {
             let batch = batch.map_err(|e| bad(offset, e.to_string()))?;
             batch.check_crc().map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
-            let records =
-                batch.records(&mut scratch).map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
+            let records = batch
+                .records(&mut scratch)
+                .map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
             for record in records {
                 let record = record.map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
                 take(&batch, &record).map_err(|e| bad(record.offset, e.to_string()))?;
@@ -707,7 +784,11 @@ impl<D: Disk> Inner<D> {
     pub(super) fn check_coordinators(&self) -> Result<()> {
         let dir = self.log_dir();
         let differs = |at: &TopicPartition| {
-            Error::damaged(&dir.join(at.folder()), 0, "replaying it gives another state than the one in memory")
+            Error::damaged(
+                &dir.join(at.folder()),
+                0,
+                "replaying it gives another state than the one in memory",
+            )
         };
         for shard in &self.groups {
             let state = shard.state.lock();

@@ -43,7 +43,8 @@ impl<D: Disk> Inner<D> {
         }
     }
 
-    /// One look at every partition.
+    /// One look at every partition. One that cannot be read does not keep back what came before it:
+    /// its error is the answer when it is asked first, or when there is nothing else.
     fn look(
         &self,
         from: &[FetchFrom],
@@ -53,31 +54,51 @@ impl<D: Disk> Inner<D> {
         let mut left = if options.max_bytes == 0 { usize::MAX } else { options.max_bytes };
         let mut all = Vec::with_capacity(from.len());
         for (ask, handle) in from.iter().zip(handles) {
-            let offsets = handle.view.offsets();
-            let bound = match options.isolation {
-                Isolation::ReadCommitted => offsets.last_stable,
-                Isolation::ReadUncommitted => offsets.high_watermark,
-            };
             if left == 0 {
                 break;
             }
-            let range =
-                handle.view.log.read(ask.offset, bound, ask.max_bytes.min(left), &self.buffers)?;
-            left = left.saturating_sub(range.bytes.len());
-            let aborted = match options.isolation {
-                Isolation::ReadCommitted if !range.bytes.is_empty() => {
-                    handle.view.log.aborted(ask.offset, range.next)
+            match self.look_at(ask, handle, options.isolation, left) {
+                Ok(fetched) => {
+                    left = left.saturating_sub(fetched.batches.len());
+                    all.push(fetched);
                 }
-                _ => Vec::new(),
-            };
-            all.push(Fetched {
-                at: ask.at.clone(),
-                offsets,
-                batches: range.bytes,
-                aborted,
-                next_offset: range.next,
-            });
+                Err(_) if all.iter().any(|f: &Fetched| !f.batches.is_empty()) => break,
+                Err(e) => return Err(e),
+            }
         }
         Ok(all)
+    }
+
+    fn look_at(
+        &self,
+        ask: &FetchFrom,
+        handle: &PartitionHandle<D>,
+        isolation: Isolation,
+        bytes_max: usize,
+    ) -> Result<Fetched> {
+        if handle.is_gone() {
+            return Err(handle.unknown());
+        }
+        let offsets = handle.view.offsets();
+        let bound = match isolation {
+            Isolation::ReadCommitted => offsets.last_stable,
+            Isolation::ReadUncommitted => offsets.high_watermark,
+        };
+        let log = &handle.view.log;
+        let range = log.read(ask.offset, bound, ask.max_bytes.min(bytes_max), &self.buffers)?;
+        let aborted = match isolation {
+            Isolation::ReadCommitted if !range.bytes.is_empty() => {
+                log.aborted(ask.offset, range.next)
+            }
+            _ => Vec::new(),
+        };
+        Ok(Fetched {
+            at: ask.at.clone(),
+            offsets,
+            batches: range.bytes,
+            aborted,
+            next_offset: range.next,
+            leader_epoch: range.epoch,
+        })
     }
 }

@@ -38,6 +38,7 @@ const RUNNING_AGAIN: u8 = 3;
 pub(crate) struct SyncQueue<D: Disk> {
     queue: Mutex<Queue<D>>,
     wake: Condvar,
+    ended: Condvar,
     threads_max: usize,
 }
 
@@ -51,13 +52,37 @@ struct Queue<D: Disk> {
 impl<D: Disk> SyncQueue<D> {
     pub(crate) fn new(threads_max: usize) -> Self {
         let queue = Queue { waiting: VecDeque::new(), idle: 0, threads: 0, closing: false };
-        Self { queue: Mutex::new(queue), wake: Condvar::new(), threads_max: threads_max.max(1) }
+        Self {
+            queue: Mutex::new(queue),
+            wake: Condvar::new(),
+            ended: Condvar::new(),
+            threads_max: threads_max.max(1),
+        }
     }
 
-    /// Ends the threads once the queue is empty.
+    /// Takes no more, and ends the threads once the queue is empty.
     pub(crate) fn close(&self) {
         self.queue.lock().closing = true;
         self.wake.notify_all();
+    }
+
+    /// As [`SyncQueue::close`], and returns when the last thread has ended.
+    pub(crate) fn end(&self) {
+        self.close();
+        let mut queue = self.queue.lock();
+        while queue.threads > 0 {
+            self.ended.wait(&mut queue);
+        }
+    }
+}
+
+/// A thread of the pool, which is counted for as long as it runs, however it ends.
+struct Counted<'a, D: Disk>(&'a SyncQueue<D>);
+
+impl<D: Disk> Drop for Counted<'_, D> {
+    fn drop(&mut self) {
+        self.0.queue.lock().threads -= 1;
+        self.0.ended.notify_all();
     }
 }
 
@@ -82,8 +107,12 @@ impl<D: Disk> Inner<D> {
             return self.serve(&handle);
         }
         let mut queue = self.sync.queue.lock();
+        if queue.closing {
+            return;
+        }
         queue.waiting.push_back(handle);
-        if queue.idle > 0 {
+        // An idle thread is counted until it has woken up, so each of them is good for one partition.
+        if queue.waiting.len() <= queue.idle {
             self.sync.wake.notify_one();
         } else if queue.threads < self.sync.threads_max {
             queue.threads += 1;
@@ -99,12 +128,20 @@ impl<D: Disk> Inner<D> {
             .name("thalweg-sync".to_owned())
             .spawn(move || inner.sync_loop());
         if let Err(e) = started {
-            // Without any thread nobody would ever be answered.
-            self.stop(&Error::Stopped { why: format!("cannot start a sync thread: {e}") });
+            let left = {
+                let mut queue = self.sync.queue.lock();
+                queue.threads -= 1;
+                queue.threads
+            };
+            // The others serve the queue. Without any thread nobody would ever be answered.
+            if left == 0 {
+                self.stop(&Error::Stopped { why: format!("cannot start a sync thread: {e}") });
+            }
         }
     }
 
     fn sync_loop(self: Arc<Self>) {
+        let _counted = Counted(&self.sync);
         loop {
             let next = {
                 let mut queue = self.sync.queue.lock();
@@ -128,8 +165,10 @@ impl<D: Disk> Inner<D> {
     fn serve(&self, handle: &Arc<PartitionHandle<D>>) {
         loop {
             handle.sync_state.store(RUNNING, Ordering::Release);
+            // The files of a deleted topic may go while they are synced.
             if self.stopped().is_none()
                 && let Err(e) = sync_once(handle)
+                && !handle.is_gone()
             {
                 self.stop(&e);
             }
@@ -140,13 +179,32 @@ impl<D: Disk> Inner<D> {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             );
-            if done.is_ok() {
+            // Closing makes durable what is left: whoever keeps on asking must not hold it up.
+            if done.is_ok() || self.sync.queue.lock().closing {
+                handle.sync_state.store(IDLE, Ordering::Release);
+                if handle.is_gone() {
+                    handle.changed.notify_waiters();
+                }
                 return;
             }
         }
     }
 
-    /// Waits until every given partition is durable up to its offset.
+    /// Waits until no sync of a deleted partition is under way: its files may be removed then.
+    pub(crate) async fn wait_quiet(&self, handle: &PartitionHandle<D>) -> Result<()> {
+        loop {
+            let changed = handle.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            self.check_running()?;
+            if handle.sync_state.load(Ordering::Acquire) == IDLE {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until every given partition is durable up to its offset, or deleted.
     ///
     /// # Errors
     /// `Stopped` when a sync failed: nobody knows what reached the medium.
@@ -154,9 +212,8 @@ impl<D: Disk> Inner<D> {
         self: &Arc<Self>,
         wanted: &[(Arc<PartitionHandle<D>>, Offset)],
     ) -> Result<()> {
-        let late = |(handle, offset): &&(Arc<PartitionHandle<D>>, Offset)| {
-            handle.durable_end() < *offset
-        };
+        let late =
+            |(handle, offset): &&(Arc<PartitionHandle<D>>, Offset)| handle.durable_end() < *offset;
         let mut order: Vec<_> = wanted.iter().filter(late).collect();
         if self.runtime.is_inline() {
             // Any order of the devices' answers is legal: let the seed choose one.
@@ -173,7 +230,7 @@ impl<D: Disk> Inner<D> {
                 let mut changed = std::pin::pin!(changed);
                 changed.as_mut().enable();
                 self.check_running()?;
-                if handle.durable_end() >= *offset {
+                if handle.durable_end() >= *offset || handle.is_gone() {
                     break;
                 }
                 self.request_sync(handle);

@@ -41,10 +41,17 @@ impl<D: Disk> Inner<D> {
 
     pub(super) async fn create_topic(self: &Arc<Self>, topic: &NewTopic) -> Result<TopicInfo> {
         self.check_running()?;
+        if topic.name == METADATA_TOPIC {
+            // Not a record of its own, as it holds them all.
+            return Err(Error::TopicExists { topic: topic.name.clone(), partitions: 1 });
+        }
         let _one_at_a_time = self.topics_busy.lock().await;
         let id = self.entropy.uuid();
         // Refused topics change nothing, least of all the positions in the one that is there.
-        let _ = self.metadata.state.lock().create_topic(topic, id)?;
+        let refused = self.metadata.state.lock().create_topic(topic, id).err();
+        if let Some(e) = refused {
+            return self.complete_topic(&topic.name).and_then(|done| done.ok_or(e));
+        }
         // Positions of an earlier topic of this name must never meet the new one's records.
         self.forget_positions(&topic.name).await?;
         let (info, end) = {
@@ -55,6 +62,22 @@ impl<D: Disk> Inner<D> {
         self.wait_durable(&[(Arc::clone(&self.metadata.handle), end)]).await?;
         self.open_topic(&info)?;
         Ok(info)
+    }
+
+    /// Opens a topic whose record was written when its folders could not be: the disk was full.
+    /// `None` for any other.
+    fn complete_topic(&self, name: &str) -> Result<Option<TopicInfo>> {
+        let Ok(info) = self.topic(name) else { return Ok(None) };
+        let first = TopicPartition::new(Arc::clone(&info.name), 0);
+        let served = self.partitions.load().contains_key(&first)
+            || (0..info.partitions).any(|number| {
+                self.damaged.contains_key(&TopicPartition::new(Arc::clone(&info.name), number))
+            });
+        if served {
+            return Ok(None);
+        }
+        self.open_topic(&info)?;
+        Ok(Some(info))
     }
 
     /// Makes what is missing of a topic's folders and serves its partitions.
@@ -76,7 +99,9 @@ impl<D: Disk> Inner<D> {
     pub(super) async fn delete_topic(self: &Arc<Self>, name: &str) -> Result<()> {
         self.check_running()?;
         if name.starts_with("__") {
-            return Err(Error::invalid(format!("topic {name:?} is internal and cannot be deleted")));
+            return Err(Error::invalid(format!(
+                "topic {name:?} is internal and cannot be deleted"
+            )));
         }
         let _one_at_a_time = self.topics_busy.lock().await;
         let (info, end) = {
@@ -85,6 +110,8 @@ impl<D: Disk> Inner<D> {
             (plan.reply, self.write_metadata_records(&mut metadata, &plan.records)?)
         };
         self.wait_durable(&[(Arc::clone(&self.metadata.handle), end)]).await?;
+        // A decision over records of the topic could not be verified by recovery once they are gone.
+        self.finish_decided(|plan| plan.partitions.iter().any(|at| *at.topic == *name)).await?;
         let mut partitions = Partitions::clone(&self.partitions.load());
         let mut gone = Vec::new();
         partitions.retain(|at, handle| {
@@ -96,7 +123,8 @@ impl<D: Disk> Inner<D> {
         });
         self.partitions.store(Arc::new(partitions));
         for handle in gone {
-            handle.changed.notify_waiters();
+            handle.leave();
+            self.wait_quiet(&handle).await?;
         }
         self.forget_positions(name).await?;
         remove_folders(&self.disk, &self.log_dir(), &info)?;
@@ -117,6 +145,8 @@ impl<D: Disk> Inner<D> {
                 }
                 self.write_group_records(shard, &mut state, &plan.records)?
             };
+            // Positions in it were about to change: not any more.
+            self.decided.notify_waiters();
             self.wait_durable(&[(Arc::clone(&shard.handle), end)]).await?;
         }
         Ok(())
@@ -132,7 +162,12 @@ impl<D: Disk> Inner<D> {
 }
 
 /// How a partition of a topic is opened.
-pub(super) fn opening(log_dir: &Path, info: &TopicInfo, at: TopicPartition, clean: bool) -> Opening {
+pub(super) fn opening(
+    log_dir: &Path,
+    info: &TopicInfo,
+    at: TopicPartition,
+    clean: bool,
+) -> Opening {
     Opening { dir: log_dir.join(at.folder()), at, config: info.config.clone(), clean }
 }
 
@@ -174,17 +209,23 @@ fn remove_folder<D: Disk>(disk: &D, dir: &Path, id: Uuid) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::io("list", dir, e)),
     };
-    // The file that names the id goes last: until then, the removal can be taken up again.
-    match topic_id_of(disk, dir)? {
-        Some(found) if found == id => {}
-        None if entries.is_empty() => {}
-        _ => return Ok(()),
+    match topic_id_of(disk, dir) {
+        Ok(Some(found)) if found == id => {}
+        Ok(None) if entries.is_empty() => {}
+        // Somebody else's, or nobody can say whose: it stays.
+        Ok(_) | Err(Error::Damaged { .. }) => return Ok(()),
+        Err(e) => return Err(e),
     }
+    let remove = |entry: &crate::disk::Entry| {
+        let path = dir.join(&entry.name);
+        disk.remove(&path).map_err(|e| Error::io("remove", &path, e))
+    };
     let (names, last): (Vec<_>, Vec<_>) =
         entries.iter().partition(|e| e.name != crate::log::METADATA_FILE);
-    for entry in names.into_iter().chain(last) {
-        let path = dir.join(&entry.name);
-        disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-    }
+    names.into_iter().try_for_each(remove)?;
+    // The file that names the id goes last, and the others *durably* before it: until then, the
+    // removal can be taken up again, and a power loss never leaves records that say of no topic.
+    disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+    last.into_iter().try_for_each(remove)?;
     disk.remove_dir(dir).map_err(|e| Error::io("remove", dir, e))
 }

@@ -20,10 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::PartitionHandle;
+use super::runtime::Runtime;
 use super::{Inner, ProducerIds, Shard, TRANSACTIONS_TOPIC};
 use crate::batch::Marker;
 use crate::coordinator::transaction::{
-    EndPlan, Init, PartitionTail, Prepared, TransactionCoordinator,
+    EndPlan, Init, PartitionTail, Prepared, TransactionCoordinator, Undecided,
 };
 use crate::coordinator::{CoordinatorRecord, partition_for};
 use crate::disk::Disk;
@@ -151,11 +152,14 @@ impl<D: Disk> Inner<D> {
         end: TransactionEnd,
     ) -> Result<ProducerIdentity> {
         self.check_running()?;
+        // A repeated call: the decision may have been made, and its markers not been written because
+        // the disk was full. Nobody else may come to finish it.
+        self.finish(id).await?;
         let fresh = if producer.epoch >= LATE_EPOCH { self.fresh_producer_id().await? } else { -1 };
         let shard = self.transaction_shard(id);
         let prepared = {
             let mut state = shard.state.lock();
-            let tails = self.tails(&state.open_partitions(id, producer), producer)?;
+            let tails = self.tails(&state.open_partitions(id, producer), producer);
             let plan = state.prepare(id, producer, end, tails, fresh, self.clock.now())?;
             self.write_transaction_records(shard, &mut state, &plan.records)?;
             plan.reply
@@ -172,30 +176,37 @@ impl<D: Disk> Inner<D> {
                         tracing::warn!(%id, error = %e, "a decided transaction is not complete yet");
                     }
                 };
-                self.runtime.run_later(Duration::ZERO, Box::pin(finish));
+                if !matches!(self.runtime, Runtime::Stepped) {
+                    self.runtime.run_later(Duration::ZERO, Box::pin(finish));
+                }
                 Ok(plan.next)
             }
         }
     }
 
-    /// Where a producer's data ends in each partition.
+    /// Where a producer's data ends in each partition. One whose topic was deleted meanwhile holds
+    /// none any more, and does not keep the others from being decided.
     fn tails(
         &self,
         partitions: &[TopicPartition],
         producer: ProducerIdentity,
-    ) -> Result<Vec<PartitionTail>> {
+    ) -> Vec<PartitionTail> {
         let mut tails = Vec::with_capacity(partitions.len());
         for at in partitions {
-            let handle = self.partition(at)?;
+            let Some(handle) = self.still_there(at) else { continue };
             let partition = handle.lock();
             // A partition that joined, but whose append was refused, has nothing to commit.
             if partition.has_open(producer)
                 && let Some(tail) = partition.tail(producer.id)
             {
-                tails.push(PartitionTail { at: at.clone(), last_offset: tail.last_offset, crc: tail.crc });
+                tails.push(PartitionTail {
+                    at: at.clone(),
+                    last_offset: tail.last_offset,
+                    crc: tail.crc,
+                });
             }
         }
-        Ok(tails)
+        tails
     }
 
     /// Makes a decision and all it rests on durable: one round of concurrent syncs.
@@ -212,7 +223,9 @@ impl<D: Disk> Inner<D> {
         let mut wanted = vec![(Arc::clone(&shard.handle), shard.handle.view.log.end())];
         for tail in plan.tails.iter().filter(|_| plan.end == TransactionEnd::Commit) {
             if let Some(handle) = self.still_there(&tail.at) {
-                wanted.push((handle, tail.last_offset + 1));
+                // A decision that stands although its data is gone must not wait for what cannot come.
+                let end = handle.view.log.end().min(tail.last_offset + 1);
+                wanted.push((handle, end));
             }
         }
         self.wait_durable(&wanted).await
@@ -247,6 +260,9 @@ impl<D: Disk> Inner<D> {
             let written =
                 partition.append_marker(marker, plan.marker, COORDINATOR_EPOCH, self.clock.now());
             drop(partition);
+            if written.is_err() && handle.is_gone() {
+                continue;
+            }
             self.watch(written)?;
             if let Some(positions) = &mut positions {
                 positions.marker(plan.marker.id, plan.end);
@@ -285,6 +301,24 @@ impl<D: Disk> Inner<D> {
         self.write_transaction_records(shard, &mut state, &complete.records)
     }
 
+    /// Finishes decisions that nobody finishes: their markers could not be written at once.
+    pub(super) async fn finish_decided(
+        self: &Arc<Self>,
+        which: impl Fn(&EndPlan) -> bool + Send + Sync,
+    ) -> Result<()> {
+        for shard in &self.transactions {
+            let undecided = shard.state.lock().undecided();
+            for one in undecided {
+                if let Undecided::Prepared(plan) = one
+                    && which(&plan)
+                {
+                    self.finish(&plan.id).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Aborts transactions that are open for longer than their producers asked for.
     pub(super) async fn abort_expired(self: &Arc<Self>) -> Result<()> {
         let now = self.clock.now();
@@ -292,23 +326,24 @@ impl<D: Disk> Inner<D> {
             let expired = shard.state.lock().expired(now);
             for id in expired {
                 tracing::warn!(%id, "a transaction is open for longer than its timeout: aborting it");
-                self.abort_ongoing(shard, &id).await?;
+                self.abort_if(shard, &id, |state| state.expired(now).contains(&id)).await?;
                 self.finish(&id).await?;
             }
         }
         Ok(())
     }
 
-    /// Decides that an open transaction aborts; `finish` does the rest.
-    pub(super) async fn abort_ongoing(
+    /// Decides that an open transaction aborts, if `still` holds: it may have ended meanwhile, and
+    /// another have begun. `finish` does the rest.
+    pub(super) async fn abort_if(
         self: &Arc<Self>,
         shard: &Shard<D, TransactionCoordinator>,
         id: &str,
+        still: impl Fn(&TransactionCoordinator) -> bool + Send + Sync,
     ) -> Result<()> {
         let fresh = self.fresh_producer_id().await?;
         let mut state = shard.state.lock();
-        // It may have ended meanwhile.
-        if state.describe(id).is_some_and(|t| t.state == crate::coordinator::transaction::TransactionState::Ongoing) {
+        if still(&state) {
             let plan = state.abort_ongoing(id, fresh, self.clock.now())?;
             self.write_transaction_records(shard, &mut state, &plan.records)?;
         }

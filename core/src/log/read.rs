@@ -13,7 +13,7 @@ use super::segment::Segment;
 use crate::batch::{BatchHeader, HEADER_LEN};
 use crate::disk::{Disk, read_exact_at};
 use crate::error::{Error, Result};
-use crate::ids::Offset;
+use crate::ids::{LeaderEpoch, Offset};
 use crate::record::AbortedTransaction;
 
 /// How many buffers are kept for reuse; more are simply freed.
@@ -72,6 +72,8 @@ pub(crate) struct Range {
     pub(crate) bytes: Bytes,
     /// One past the last offset of the last batch, or the offset asked for when there is none.
     pub(crate) next: Offset,
+    /// The leader epoch of the last batch, or -1.
+    pub(crate) epoch: LeaderEpoch,
 }
 
 impl<D: Disk> LogView<D> {
@@ -87,7 +89,7 @@ impl<D: Disk> LogView<D> {
         if offset < start || offset > end {
             return Err(Error::OffsetOutOfRange { at: self.at.clone(), offset, start, end });
         }
-        let nothing = Range { bytes: Bytes::new(), next: offset };
+        let nothing = Range { bytes: Bytes::new(), next: offset, epoch: -1 };
         if offset >= bound {
             return Ok(nothing);
         }
@@ -95,8 +97,8 @@ impl<D: Disk> LogView<D> {
         let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
         for segment in &segments[first..] {
             if let Some((position, header)) = segment.find(&self.disk, offset)? {
-                if header.base_offset >= bound {
-                    return Ok(nothing);
+                if header.base_offset > offset {
+                    return Err(gap(segment, position, header.base_offset, offset));
                 }
                 return read_batches(segment, position, &header, bound, max_bytes, buffers);
             }
@@ -136,6 +138,15 @@ impl<D: Disk> LogView<D> {
     }
 }
 
+/// Offsets are contiguous: a batch that comes later than it must means that records are missing,
+/// which a reader is told rather than led past.
+fn gap<D: Disk>(segment: &Segment<D>, position: u64, found: Offset, wanted: Offset) -> Error {
+    let what = format!(
+        "offset {found} where {wanted} must follow: records are missing; restore the folder from a copy"
+    );
+    Error::damaged(&segment.path, position, what)
+}
+
 fn read_batches<D: Disk>(
     segment: &Segment<D>,
     position: u64,
@@ -151,6 +162,7 @@ fn read_batches<D: Disk>(
         .map_err(|e| segment.unread(position, e))?;
     let mut filled = 0;
     let mut next = first.base_offset;
+    let mut epoch = -1;
     while let Some(head) = buffer.bytes[..want].get(filled..filled + HEADER_LEN) {
         let header = BatchHeader::parse(head).map_err(|e| {
             let at = position + filled as u64;
@@ -159,14 +171,13 @@ fn read_batches<D: Disk>(
         if header.base_offset >= bound || filled + header.size() > want {
             break;
         }
-        if filled > 0 && header.base_offset < next {
-            let at = position + filled as u64;
-            let what = format!("offset {} follows {}", header.base_offset, next - 1);
-            return Err(Error::damaged(&segment.path, at, what));
+        if header.base_offset != next {
+            return Err(gap(segment, position + filled as u64, header.base_offset, next));
         }
         filled += header.size();
         next = header.next_offset();
+        epoch = header.leader_epoch;
     }
     buffer.filled = filled;
-    Ok(Range { bytes: Bytes::from_owner(buffer), next })
+    Ok(Range { bytes: Bytes::from_owner(buffer), next, epoch })
 }

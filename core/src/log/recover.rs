@@ -25,10 +25,10 @@ use super::hint::{Hint, SLOT_LEN};
 use super::index::{Entry, GrowingIndex};
 use super::producers::Producers;
 use super::segment::{Segment, path_of};
-use super::{EPOCHS_FILE, HINT_FILE, LogView, PartitionLog, Unsynced};
+use super::{EPOCHS_FILE, HINT_FILE, LogView, PartitionLog, Unsynced, write_file};
 use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
 use crate::config::TopicConfig;
-use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file, write_all_at};
+use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file};
 use crate::error::{Error, Result};
 use crate::ids::{Offset, TopicPartition};
 
@@ -81,6 +81,8 @@ struct Opener<'a, D: Disk> {
     dir: &'a Path,
     bases: Vec<Offset>,
     snapshots: Vec<Offset>,
+    /// Side files whose segment is not there.
+    orphans: Vec<PathBuf>,
     hint: Option<Hint>,
     hint_file: Option<D::File>,
     report: Recovered,
@@ -100,6 +102,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         let dir = opening.dir.as_path();
         let mut bases = Vec::new();
         let mut snapshots = Vec::new();
+        let mut sides = Vec::new();
         for entry in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
             let name = entry.name.to_string_lossy();
             let Some((stem, suffix)) = name.split_once('.') else { continue };
@@ -107,58 +110,87 @@ impl<'a, D: Disk> Opener<'a, D> {
             match suffix {
                 "log" => bases.push(offset),
                 "snapshot" => snapshots.push(offset),
+                "index" | "txnindex" | "timeindex" => sides.push((offset, dir.join(&*name))),
                 _ => {}
             }
         }
         bases.sort_unstable();
         snapshots.sort_unstable();
+        sides.retain(|(offset, _)| bases.binary_search(offset).is_err());
+        let orphans = sides.into_iter().map(|(_, path)| path).collect();
         let path = dir.join(HINT_FILE);
         let file = disk.open(&path, Open::Create).map_err(|e| Error::io("open", &path, e))?;
-        let mut slots = vec![0; (file.len().map_err(|e| Error::io("read", &path, e))?).min(2 * SLOT_LEN) as usize];
+        let mut slots = vec![
+            0;
+            (file.len().map_err(|e| Error::io("read", &path, e))?).min(2 * SLOT_LEN)
+                as usize
+        ];
         read_exact_at(&file, &mut slots, 0).map_err(|e| Error::io("read", &path, e))?;
         let hint = Hint::decode(&slots);
         let known_durable = hint.map_or(0, |h| h.durable_end);
         let report = Recovered { known_durable, ..Recovered::default() };
-        Ok(Self { disk, opening, dir, bases, snapshots, hint, hint_file: Some(file), report })
+        Ok(Self {
+            disk,
+            opening,
+            dir,
+            bases,
+            snapshots,
+            orphans,
+            hint,
+            hint_file: Some(file),
+            report,
+        })
     }
 
-    /// Opens after a clean stop: everything is durable, side files are whole.
+    /// Opens after a clean stop: everything is durable, side files are whole, and the hint says
+    /// exactly where the log ends.
     fn clean(&mut self) -> Result<PartitionLog<D>> {
-        let Some((&active, sealed)) = self.bases.split_last() else { return self.empty() };
+        let (Some(hint), Some((&active, sealed))) = (self.hint, self.bases.split_last()) else {
+            return self.unclean();
+        };
+        if hint.recovery_point != active {
+            return self.unclean();
+        }
         let mut segments = Vec::new();
         for &base in sealed {
             segments.push(Arc::new(self.sealed(base)?));
         }
-        let epochs = self.epochs();
+        let noted = self.epochs();
         // The active segment is read again: that fills its index and checks its batches.
-        let mut producers = self.snapshot_at_most(active);
-        let mut epochs = epochs.unwrap_or_default();
+        let mut producers = self.snapshot_at(active)?;
+        let mut epochs = self.epochs_below(segments.len(), noted.as_ref())?;
         let (segment, scan) = self.scan(active, &mut producers, &mut epochs)?;
-        if let Some(bad) = scan.bad {
-            return Err(self.damaged(active, scan.size, &bad));
+        if scan.bad.is_some() || scan.next != hint.durable_end {
+            // Less than there was is damage; more came from outside, and is checked as anything else.
+            return self.unclean();
         }
+        self.write_rebuilt_aborted(&segment)?;
         segments.push(Arc::new(segment));
-        let hint = Hint { durable_end: scan.next, recovery_point: active, ..self.hint.unwrap_or_default() };
-        self.assemble(segments, producers, epochs, hint, scan.next)
+        self.remove_strays(scan.next)?;
+        self.assemble(segments, producers, epochs, noted, hint, scan.next)
     }
 
     /// Opens after anything else.
     fn unclean(&mut self) -> Result<PartitionLog<D>> {
         let hint = self.hint.unwrap_or_default();
         let Some(first) = self.bases.iter().rposition(|&b| b <= hint.recovery_point) else {
-            return match self.bases.first() {
-                None if hint.durable_end == 0 => self.empty(),
-                _ => Err(self.lost(hint.durable_end)),
-            };
+            if hint.durable_end > 0 {
+                return Err(self.lost(hint.durable_end));
+            }
+            // Nothing was ever synced. What there is lies behind a first segment whose name was lost.
+            if self.remove_segments(0)? {
+                self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
+            }
+            return self.empty();
         };
         self.settle(first)?;
         let mut segments = Vec::new();
         for &base in &self.bases[..first] {
             segments.push(Arc::new(self.sealed(base)?));
         }
-        let mut producers = self.snapshot_at_most(self.bases[first]);
-        let mut epochs = self.epochs().unwrap_or_default();
-        epochs.cut(self.bases[first]);
+        let mut producers = self.snapshot_at(self.bases[first])?;
+        let noted = self.epochs();
+        let mut epochs = self.epochs_below(first, noted.as_ref())?;
         let mut next = self.bases[first];
         let mut cut: Option<usize> = None;
         let mut sealed: Vec<(Arc<Segment<D>>, Offset)> = Vec::new();
@@ -192,26 +224,26 @@ impl<'a, D: Disk> Opener<'a, D> {
         if let Some(kept) = kept {
             self.cut_tail(&kept, cut)?;
         }
-        self.remove_snapshots_above(next)?;
+        for segment in &segments[first..] {
+            self.write_rebuilt_aborted(segment)?;
+        }
+        self.remove_strays(next)?;
         epochs.cut(next);
-        self.rewrite(&self.dir.join(EPOCHS_FILE), epochs.to_text().as_bytes())?;
         let hint = Hint { durable_end: next, ..hint };
-        let mut log = self.assemble(segments, producers, epochs, hint, next)?;
+        let mut log = self.assemble(segments, producers, epochs, noted, hint, next)?;
         // The recovery point passes these segments when the next job has synced their side files.
-        log.unsynced = Unsynced { names: true, sealed };
+        log.unsynced = Unsynced { names: true, sealed, epochs: None };
+        if log.has_sealed() {
+            log.write_epochs()?;
+        }
         Ok(log)
     }
 
     /// Writes again what a roll writes: the index of the sealed segment and the snapshot after it.
     fn reseal(&self, segment: &Segment<D>, next: Offset, producers: &Producers) -> Result<()> {
         segment.write_index(self.disk, self.dir)?;
-        self.rewrite(&path_of(self.dir, next, "snapshot"), &producers.to_snapshot())
-    }
-
-    fn rewrite(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let file = self.disk.open(path, Open::Create).map_err(|e| Error::io("create", path, e))?;
-        file.set_len(0).map_err(|e| Error::io("cut", path, e))?;
-        write_all_at(&file, bytes, 0).map_err(|e| Error::io("write", path, e))
+        let path = path_of(self.dir, next, "snapshot");
+        write_file(self.disk, &path, &producers.to_snapshot()).map(drop)
     }
 
     /// Makes what a kill left in the page cache durable, then forgets the cache: from here on reads
@@ -219,7 +251,8 @@ impl<'a, D: Disk> Opener<'a, D> {
     fn settle(&self, first: usize) -> Result<()> {
         for &base in &self.bases[first..] {
             let path = path_of(self.dir, base, "log");
-            let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+            let file =
+                self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
             file.sync_data().map_err(|e| Error::io("sync", &path, e))?;
             file.drop_cache().map_err(|e| Error::io("drop the cache of", &path, e))?;
         }
@@ -229,20 +262,10 @@ impl<'a, D: Disk> Opener<'a, D> {
     /// Cuts the torn tail and removes what lies behind it, last segment first, so that a crash in
     /// between leaves a gap at most (which the next recovery cuts again); then makes it durable.
     fn cut_tail(&mut self, kept: &Segment<D>, removed_from: Option<usize>) -> Result<()> {
-        let mut changed = false;
-        if let Some(from) = removed_from {
-            for &base in self.bases[from..].iter().rev() {
-                for suffix in ["log", "index", "txnindex", "timeindex"] {
-                    let path = path_of(self.dir, base, suffix);
-                    match self.disk.remove(&path) {
-                        Ok(()) => changed = true,
-                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                        Err(e) => return Err(Error::io("remove", &path, e)),
-                    }
-                }
-                self.report.removed_segments += 1;
-            }
-        }
+        let mut changed = match removed_from {
+            Some(from) => self.remove_segments(from)?,
+            None => false,
+        };
         let len = kept.file.len().map_err(|e| Error::io("read", &kept.path, e))?;
         if len > kept.size() {
             self.report.cut_bytes += len - kept.size();
@@ -256,18 +279,35 @@ impl<'a, D: Disk> Opener<'a, D> {
         Ok(())
     }
 
-    /// Snapshots above the log end would be believed when the log grows past them: they go, durably,
-    /// before it grows. Strays between segments go too; the newest one stays.
-    fn remove_snapshots_above(&self, end: Offset) -> Result<()> {
-        let newest = self.snapshots.iter().copied().filter(|&s| s <= end).max();
-        let mut removed = false;
-        for &at in &self.snapshots {
-            let stray = !self.bases.contains(&at) && Some(at) != newest;
-            if at > end || stray {
-                let path = path_of(self.dir, at, "snapshot");
-                self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-                removed = true;
+    /// Removes the segments from the one of this number on, last one first. Whether a name changed.
+    fn remove_segments(&mut self, from: usize) -> Result<bool> {
+        let mut changed = false;
+        for base in self.bases.split_off(from).into_iter().rev() {
+            for suffix in ["log", "index", "txnindex", "timeindex"] {
+                let path = path_of(self.dir, base, suffix);
+                match self.disk.remove(&path) {
+                    Ok(()) => changed = true,
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io("remove", &path, e)),
+                }
             }
+            self.report.removed_segments += 1;
+        }
+        Ok(changed)
+    }
+
+    /// Snapshots above the log end would be believed when the log grows past them, and so would the
+    /// side files of a segment whose own name was lost when another segment begins there: they go,
+    /// durably, before the log grows. Strays between segments go too; the newest one stays.
+    fn remove_strays(&self, end: Offset) -> Result<()> {
+        let newest = self.snapshots.iter().copied().filter(|&s| s <= end).max();
+        let stray = |&at: &Offset| at > end || !(self.bases.contains(&at) || Some(at) == newest);
+        let snapshots = self.snapshots.iter().copied().filter(stray);
+        let snapshots = snapshots.map(|at| path_of(self.dir, at, "snapshot"));
+        let mut removed = false;
+        for path in snapshots.chain(self.orphans.iter().cloned()) {
+            self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+            removed = true;
         }
         if removed {
             self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
@@ -276,11 +316,16 @@ impl<'a, D: Disk> Opener<'a, D> {
     }
 
     fn empty(&mut self) -> Result<PartitionLog<D>> {
+        if !self.opening.clean {
+            // The run that named the topic here may have been killed before it synced that name: the
+            // first segment must not outlive it.
+            self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
+        }
         let segment = Arc::new(Segment::create(self.disk, self.dir, 0)?);
-        self.remove_snapshots_above(0)?;
+        self.remove_strays(0)?;
         let hint = Hint { turn: self.hint.map_or(0, |h| h.turn), ..Hint::default() };
-        let mut log =
-            self.assemble(vec![segment], Producers::default(), Epochs::default(), hint, 0)?;
+        let (producers, epochs, noted) = (Producers::default(), Epochs::default(), self.epochs());
+        let mut log = self.assemble(vec![segment], producers, epochs, noted, hint, 0)?;
         log.unsynced.names = true;
         Ok(log)
     }
@@ -300,36 +345,72 @@ impl<'a, D: Disk> Opener<'a, D> {
         Ok(Segment::sealed(base, file, path, size, aborted))
     }
 
+    /// The epochs as their file has them; `None` when it is missing or no such file.
     fn epochs(&self) -> Option<Epochs> {
         let bytes = read_file(self.disk, &self.dir.join(EPOCHS_FILE), SIDE_FILE_LIMIT).ok()?;
         Epochs::from_text(&bytes)
     }
 
-    /// The newest usable snapshot at or below `base`, brought up to `base`.
-    fn snapshot_at_most(&self, base: Offset) -> Producers {
-        // A snapshot older than the segment would need the segments between; they are sealed and
-        // their own snapshot is durable with them, so the one named `base` is the normal case.
-        let usable = self.snapshots.iter().rev().filter(|&&at| at <= base).find_map(|&at| {
-            let path = path_of(self.dir, at, "snapshot");
-            let producers = Producers::from_snapshot(&read_file(self.disk, &path, SIDE_FILE_LIMIT).ok()?)?;
-            Some((at, producers))
-        });
-        let (from, mut producers) = usable.unwrap_or((0, Producers::default()));
-        for &at in self.bases.iter().filter(|&&b| b >= from && b < base) {
-            // Best effort over sealed segments: damage there is found when they are read.
-            if self.scan(at, &mut producers, &mut Epochs::default()).is_err() {
-                break;
-            }
+    /// The epochs of the first `count` segments: from the file, or, where that is lost, from the
+    /// batches themselves. What the file says of later segments is not believed.
+    fn epochs_below(&self, count: usize, noted: Option<&Epochs>) -> Result<Epochs> {
+        if let Some(noted) = noted {
+            let mut epochs = noted.clone();
+            epochs.cut(self.bases[count]);
+            return Ok(epochs);
         }
-        producers
+        let mut epochs = Epochs::default();
+        for &base in &self.bases[..count] {
+            self.scan_whole(base, &mut Producers::default(), &mut epochs)?;
+        }
+        Ok(epochs)
+    }
+
+    /// The producers as of the segment at `base`: its own snapshot is durable with the segment before
+    /// it, so it is the normal case. From an older one the segments between are read again; only
+    /// snapshots at the base of a segment tell where to begin.
+    fn snapshot_at(&self, base: Offset) -> Result<Producers> {
+        let from = |&&at: &&Offset| at <= base && self.bases.binary_search(&at).is_ok();
+        let usable = self.snapshots.iter().rev().filter(from).find_map(|&at| {
+            let path = path_of(self.dir, at, "snapshot");
+            let file = read_file(self.disk, &path, SIDE_FILE_LIMIT).ok()?;
+            Some((at, Producers::from_snapshot(&file)?))
+        });
+        let (from, mut producers) = usable.unwrap_or_default();
+        for &at in self.bases.iter().filter(|&&b| b >= from && b < base) {
+            self.scan_whole(at, &mut producers, &mut Epochs::default())?;
+        }
+        Ok(producers)
+    }
+
+    /// Reads a segment below the recovery point, where nothing may be bad.
+    fn scan_whole(
+        &self,
+        base: Offset,
+        producers: &mut Producers,
+        epochs: &mut Epochs,
+    ) -> Result<()> {
+        let (_, scan) = self.scan(base, producers, epochs)?;
+        scan.bad.map_or(Ok(()), |bad| Err(self.damaged(base, scan.size, &bad)))
     }
 
     /// Reads a segment from its start to its first bad batch.
-    fn scan(&self, base: Offset, producers: &mut Producers, epochs: &mut Epochs) -> Result<(Segment<D>, Scan)> {
+    fn scan(
+        &self,
+        base: Offset,
+        producers: &mut Producers,
+        epochs: &mut Epochs,
+    ) -> Result<(Segment<D>, Scan)> {
         let path = path_of(self.dir, base, "log");
         let file = self.disk.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e))?;
         let len = file.len().map_err(|e| Error::io("read", &path, e))?;
-        let mut scan = Scan { size: 0, next: base, index: GrowingIndex::new(), aborted: Vec::new(), bad: None };
+        let mut scan = Scan {
+            size: 0,
+            next: base,
+            index: GrowingIndex::new(),
+            aborted: Vec::new(),
+            bad: None,
+        };
         let mut window = Window::new(&file, len);
         let mut since_index = 0u64;
         while scan.size < len {
@@ -343,7 +424,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             };
             let header = batch.header;
             if header.base_offset != scan.next {
-                scan.bad = Some(format!("offset {} where {} must follow", header.base_offset, scan.next));
+                scan.bad =
+                    Some(format!("offset {} where {} must follow", header.base_offset, scan.next));
                 break;
             }
             since_index += header.size() as u64;
@@ -360,8 +442,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             scan.next = header.next_offset();
         }
         let index = std::mem::replace(&mut scan.index, GrowingIndex::new());
-        let segment =
-            Segment::recovered(base, file, path, scan.size, index, scan.aborted.clone());
+        let segment = Segment::recovered(base, file, path, scan.size, index, scan.aborted.clone());
         Ok((segment, scan))
     }
 
@@ -370,18 +451,17 @@ impl<'a, D: Disk> Opener<'a, D> {
         segments: Vec<Arc<Segment<D>>>,
         mut producers: Producers,
         epochs: Epochs,
+        noted_epochs: Option<Epochs>,
         hint: Hint,
         end: Offset,
     ) -> Result<PartitionLog<D>> {
-        for segment in &segments {
-            self.write_rebuilt_aborted(segment)?;
-        }
         // What is below the end now is durable, so every marker in it is decided.
         producers.decided_below(end);
         let start = segments.first().map_or(0, |s| s.base);
-        let active = segments.last().map(Arc::clone).ok_or_else(|| {
-            Error::damaged(self.dir, 0, "no segment could be opened or made")
-        })?;
+        let active = segments
+            .last()
+            .map(Arc::clone)
+            .ok_or_else(|| Error::damaged(self.dir, 0, "no segment could be opened or made"))?;
         let view = Arc::new(LogView {
             disk: self.disk.clone(),
             at: self.opening.at.clone(),
@@ -389,9 +469,10 @@ impl<'a, D: Disk> Opener<'a, D> {
             start: AtomicI64::new(start),
             end: AtomicI64::new(end),
         });
-        let hint_file = self.hint_file.take().ok_or_else(|| {
-            Error::damaged(self.dir, 0, "the hint file was opened twice")
-        })?;
+        let hint_file = self
+            .hint_file
+            .take()
+            .ok_or_else(|| Error::damaged(self.dir, 0, "the hint file was opened twice"))?;
         Ok(PartitionLog {
             disk: self.disk.clone(),
             dir: self.dir.to_owned(),
@@ -405,7 +486,9 @@ impl<'a, D: Disk> Opener<'a, D> {
             noted: self.hint.unwrap_or_default(),
             hint_file,
             durable_end: end,
+            noted_epochs: noted_epochs.unwrap_or_default(),
             unsynced: Unsynced::default(),
+            refusal: None,
         })
     }
 
@@ -421,14 +504,16 @@ impl<'a, D: Disk> Opener<'a, D> {
         if wanted == found {
             return Ok(());
         }
-        self.rewrite(&path, &wanted)
+        write_file(self.disk, &path, &wanted).map(drop)
     }
 
     fn damaged(&self, base: Offset, position: u64, bad: &str) -> Error {
         Error::damaged(
             &path_of(self.dir, base, "log"),
             position,
-            format!("{bad}; these bytes were synced once, so this is not a torn write: restore the file from a copy"),
+            format!(
+                "{bad}; these bytes were synced once, so this is not a torn write: restore the file from a copy"
+            ),
         )
     }
 
@@ -436,7 +521,9 @@ impl<'a, D: Disk> Opener<'a, D> {
         Error::damaged(
             self.dir,
             0,
-            format!("records below offset {offset} were synced and are not there: restore the folder from a copy"),
+            format!(
+                "records below offset {offset} were synced and are not there: restore the folder from a copy"
+            ),
         )
     }
 }

@@ -142,14 +142,30 @@ impl<D: Disk> Segment<D> {
         }
     }
 
-    /// Adds an aborted transaction: its entry is written to the side file, then shown to readers.
+    /// Adds an aborted transaction: its entry is written to the side file, then shown to readers. On
+    /// failure nothing of it is left.
     pub(crate) fn add_aborted(&self, disk: &D, dir: &Path, entry: Aborted) -> Result<()> {
         let mut all = self.aborted().as_ref().clone();
         let path = path_of(dir, self.base, "txnindex");
         let file = disk.open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
         let at = (all.len() * super::aborted::ENTRY_LEN) as u64;
-        write_all_at(&file, &entry.encode(), at).map_err(|e| Error::io("write", &path, e))?;
+        if let Err(e) = write_all_at(&file, &entry.encode(), at) {
+            let e = Error::io("write", &path, e);
+            return Err(cut_back(&file, at).map_or_else(|stopped| stopped, |()| e));
+        }
         all.push(entry);
+        self.aborted.store(Arc::new(all));
+        Ok(())
+    }
+
+    /// Takes the last aborted transaction back: its marker could not be written.
+    pub(crate) fn take_back_aborted(&self, disk: &D, dir: &Path) -> Result<()> {
+        let mut all = self.aborted().as_ref().clone();
+        all.pop();
+        let path = path_of(dir, self.base, "txnindex");
+        let file = disk.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e));
+        let file = file.map_err(|e| Error::Stopped { why: e.to_string() })?;
+        cut_back(&file, (all.len() * super::aborted::ENTRY_LEN) as u64)?;
         self.aborted.store(Arc::new(all));
         Ok(())
     }
@@ -204,9 +220,9 @@ impl<D: Disk> Segment<D> {
         }
         let mut bytes = [0; HEADER_LEN];
         read_exact_at(&self.file, &mut bytes, position).map_err(|e| self.unread(position, e))?;
-        BatchHeader::parse(&bytes).map(Some).map_err(|e| {
-            Error::damaged(&self.path, position, format!("no batch header here: {e}"))
-        })
+        BatchHeader::parse(&bytes)
+            .map(Some)
+            .map_err(|e| Error::damaged(&self.path, position, format!("no batch header here: {e}")))
     }
 
     /// The position of the batch that holds `offset`, or of the first one after it, with its header;
@@ -254,6 +270,13 @@ impl<D: Disk> Segment<D> {
         }
         Error::io("read", &self.path, e)
     }
+}
+
+/// Cuts what a failed write left behind. When even that fails, nobody knows what the file holds.
+fn cut_back<F: DiskFile>(file: &F, len: u64) -> Result<()> {
+    file.set_len(len).map_err(|e| Error::Stopped {
+        why: format!("a write failed, and its file could not be cut back to {len} bytes: {e}"),
+    })
 }
 
 fn write_both<F: DiskFile>(file: &F, header: &[u8], body: &[u8], position: u64) -> io::Result<()> {

@@ -1,0 +1,143 @@
+//! Crash catalogue 1: what a killed process left in the page cache, and what a failed sync left
+//! there, is not on the disk. Recovery makes it so, or forgets it, before it decides anything.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::*;
+use thalweg_core::client::log::*;
+use thalweg_core::disk::sim::{Call, Crash, Failure, SimDisk};
+
+/// Kill, recovery, some more transactions, and a power loss at every operation from the kill on: what
+/// the second run acknowledged, and what it told readers, is there in the third.
+#[test]
+fn a_kill_then_a_power_loss_while_the_next_run_works_keeps_both_runs_acknowledgements() {
+    for seed in 0..12 {
+        let whole = SimDisk::new(seed);
+        transfers(&whole, Level::Disk, seed, 5).expect("runs");
+        let first = 1 + (seed * 7919 + 60) % whole.operations();
+        let run = |second: Option<u64>| {
+            let disk = SimDisk::new(seed);
+            disk.crash_at(first, Crash::Process);
+            let one = transfers(&disk, Level::Disk, seed, 5).unwrap_or(0);
+            let disk = disk.restart();
+            let before = disk.operations();
+            if let Some(second) = second {
+                disk.crash_at(before + second, Crash::Power);
+            }
+            let two = transfers(&disk, Level::Disk, seed + 1, 3).unwrap_or(0);
+            (disk.operations() - before, disk, one.max(two))
+        };
+        let (steps, ..) = run(None);
+        for second in (1 + seed % 3..=steps).step_by(3) {
+            let (_, disk, acknowledged) = run(Some(second));
+            let what = format!("seed {seed}: killed at {first}, power lost {second} later");
+            check(&disk.restart(), Level::Disk, acknowledged, &what);
+        }
+    }
+}
+
+/// Every fdatasync fails once with EIO: Linux then holds the pages for clean, and the medium has what
+/// it has. The run stops; the next one on the same machine must not believe the cache, so that a power
+/// loss later takes nothing that it acknowledged or showed.
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_not_believed_by_the_next_run() {
+    let mut stopped = 0;
+    for seed in 0..8 {
+        for nth in 1.. {
+            let disk = SimDisk::new(seed);
+            let count = Arc::new(AtomicU64::new(0));
+            let met = Arc::clone(&count);
+            disk.fail_on(Call::SyncData, Failure::Io, 1, move |_| {
+                met.fetch_add(1, Relaxed) + 1 == nth
+            });
+            let acknowledged = transfers(&disk, Level::Disk, seed, 5).unwrap_or(0);
+            if count.load(Relaxed) < nth {
+                break;
+            }
+            stopped += usize::from(acknowledged < 5);
+            let what = format!("seed {seed}: EIO at fdatasync {nth}");
+            disk.heal();
+            let disk = disk.restart();
+            let shown = check(&disk, Level::Disk, acknowledged, &what);
+            disk.crash(Crash::Power);
+            check(&disk.restart(), Level::Disk, shown, &format!("{what}, then a power loss"));
+        }
+    }
+    assert!(stopped > 50, "the failures were met: {stopped}");
+}
+
+/// Any other operation that fails stops the run, or changes nothing. (What a failed sync of a *folder*
+/// leaves behind no call repairs: file systems go read-only then. So no power loss follows here.)
+#[test]
+fn an_operation_that_fails_loses_nothing_and_leaves_nothing_half_done() {
+    for seed in 0..6 {
+        let whole = SimDisk::new(seed);
+        transfers(&whole, Level::Disk, seed, 5).expect("runs");
+        for point in (1 + seed..whole.operations()).step_by(4) {
+            let disk = SimDisk::new(seed);
+            disk.fail_at(point, Failure::Io);
+            let acknowledged = transfers(&disk, Level::Disk, seed, 5).unwrap_or(0);
+            disk.heal();
+            check(
+                &disk.restart(),
+                Level::Disk,
+                acknowledged,
+                &format!("seed {seed}: EIO at {point}"),
+            );
+        }
+    }
+}
+
+/// The same, told in steps: the sync of a batch fails, the writer is told, the next run finds the
+/// batch in the cache and not on the medium.
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_until_recovery_looked_at_the_medium() {
+    let disk = SimDisk::new(3);
+    disk.set_early_write_back(0);
+    let log = open(&disk, Level::Disk, 1).expect("opens");
+    create(&*log, "t", 1, 1 << 20).expect("created");
+    append(&*log, &at("t"), "kept").expect("acknowledged");
+    let of_topic = |path: &std::path::Path| path.starts_with(folder("t"));
+    disk.fail_on(Call::SyncData, Failure::Io, 1, of_topic);
+    let refused = append(&*log, &at("t"), "lost").expect_err("not acknowledged");
+    assert!(matches!(refused, thalweg_core::Error::Stopped { .. }), "{refused}");
+    // Nothing is tried again: the second sync would succeed and lie.
+    let again = append(&*log, &at("t"), "later").expect_err("stopped");
+    assert!(again.to_string().contains("reopened"), "{again}");
+    let tick = now(log.tick()).expect_err("stopped");
+    assert!(matches!(tick, thalweg_core::Error::Stopped { .. }), "{tick}");
+    assert!(log.close().is_err(), "a stopped log is not marked as cleanly stopped");
+
+    drop(log);
+    let log = open(&disk, Level::Disk, 2).expect("opens");
+    assert!(!log.report().clean);
+    let shown = committed(&*log, "t");
+    append(&*log, &at("t"), "after").expect("acknowledged");
+    let (_, log) = reopen(&disk, Crash::Power, Level::Disk);
+    let mut wanted = shown;
+    wanted.push("after".to_owned());
+    assert_eq!(committed(&*log, "t"), wanted);
+    assert_eq!(wanted[0], "kept");
+}
+
+/// What recovery read is on the medium when it returns: a power loss right after it changes nothing.
+#[test]
+fn what_recovery_found_in_the_cache_is_durable_when_it_returns() {
+    for seed in 0..40 {
+        let disk = SimDisk::new(seed);
+        disk.set_early_write_back(0);
+        let log = open(&disk, Level::Os, 1).expect("opens");
+        create(&*log, "t", 1, 400).expect("created");
+        for n in 0..12 {
+            append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+        }
+        let (disk, log) = reopen(&disk, Crash::Process, Level::Os);
+        assert_eq!(committed(&*log, "t").len(), 12);
+        let (_, log) = reopen(&disk, Crash::Power, Level::Os);
+        assert_eq!(committed(&*log, "t").len(), 12, "seed {seed}");
+    }
+}
