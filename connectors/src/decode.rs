@@ -10,9 +10,9 @@
 //! or a byte that is not UTF-8 had to be replaced.
 //!
 //! Reading order: [`decode_line`] has the order of the formats and what they share; one file a
-//! format; `scan` is the strict JSON reader below `json`; `time` and [`Zone`] turn what is written
-//! into milliseconds; [`JsonObject`] writes; [`looks_binary`] keeps what is no text away from all
-//! this.
+//! format; `scan` is the strict JSON reader below `json`, `swar` its inner loop; `time` and [`Zone`]
+//! turn what is written into milliseconds; [`JsonObject`] writes; [`looks_binary`] keeps what is no
+//! text away from all this.
 
 mod classify;
 mod encode;
@@ -21,6 +21,7 @@ mod json;
 mod line;
 mod scan;
 mod severity;
+mod swar;
 mod syslog;
 mod time;
 mod zone;

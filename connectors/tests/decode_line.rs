@@ -472,6 +472,23 @@ fn severity_is_the_first_word_then_the_first_alarm_then_info() {
 }
 
 #[test]
+fn an_alarm_is_found_wherever_in_a_line_it_stands() {
+    for length in 0..70 {
+        for (before, after) in [("-", ""), ("é", "."), ("x ", " x"), ("_ ", "é "), ("— ", " —")]
+        {
+            let fill = "e a c f p w ".repeat(6);
+            let text = format!("x {}{before}Err{after}", &fill[..length]);
+            let alone = after != "é " && before != "é";
+            let severity = if alone { Severity::Error } else { Severity::Info };
+            assert_eq!(Severity::of_message(&text), severity, "{text:?}");
+            let text = format!("{text} {} warn {fill} error", &fill[..length]);
+            let severity = if alone { Severity::Error } else { Severity::Warn };
+            assert_eq!(Severity::of_message(&text), severity, "{text:?}");
+        }
+    }
+}
+
+#[test]
 fn a_raw_line_keeps_its_indentation_and_the_append_time() {
     check(&[
         (b"    at Order.accept", Raw, APPENDED, "app", "info", "    at Order.accept"),
@@ -583,14 +600,14 @@ proptest! {
             prop::sample::select(vec![
                 "error", "WARN", "failed", "crit", "info", "debug", "x", "errors", "_", "é", "9",
             ]),
-            0..6,
+            0..30,
         ),
         gaps in prop::collection::vec(
             prop::sample::select(vec![" ", "", ".", "—", "  ", "[", "\u{301}", "٣"]),
-            7,
+            31,
         ),
     ) {
-        let mut message = gaps[6].to_owned();
+        let mut message = gaps[30].to_owned();
         for (word, gap) in words.iter().zip(&gaps) {
             message.push_str(word);
             message.push_str(gap);

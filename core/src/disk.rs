@@ -86,6 +86,10 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// Renames, and fails with `AlreadyExists` when `to` is taken. When the file system cannot do it
     /// in one step: link, then unlink.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name (a hard link); fails with `AlreadyExists` when `to` is taken, and
+    /// with EPERM, ENOSYS or EOPNOTSUPP where the file system has only one name per file. Until the
+    /// folder of `to` is synced only the new name may be lost: unlike a rename, which may lose both.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Creates a folder; its parent must exist. Fails with `AlreadyExists`.
@@ -148,7 +152,11 @@ pub trait DiskFile: Send + Sync + 'static {
 }
 
 /// Reads exactly `buf.len()` bytes at `position`; `UnexpectedEof` when the file is shorter.
-pub fn read_exact_at<F: DiskFile>(file: &F, mut buf: &mut [u8], mut position: u64) -> io::Result<()> {
+pub fn read_exact_at<F: DiskFile>(
+    file: &F,
+    mut buf: &mut [u8],
+    mut position: u64,
+) -> io::Result<()> {
     while !buf.is_empty() {
         match file.read_at(buf, position) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

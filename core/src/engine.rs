@@ -1,1 +1,242 @@
-//! Under construction.
+//! F6 · The embedded engine: owns partitions and coordinators, and is the
+//! [`Log`](crate::client::log::Log) of one folder.
+//!
+//! ```text
+//!   DIR/format                 the number of the layout
+//!   DIR/lock                   held while open
+//!   DIR/log/                   laid out as Kafka's log directory
+//!   DIR/state/                 of the layers above
+//!
+//!   append  -> append.rs    validate outside the lock; check, stamp, write inside
+//!   sync    -> sync.rs      group commit
+//!   fetch   -> read.rs      no lock; waits are woken by the append that satisfies them
+//!   commit  -> transact.rs  decide, make durable, acknowledge, markers, complete
+//!   open    -> open.rs      recover, new epoch, replay, finish what was under way
+//! ```
+//!
+//! Always true here: no lock is held over an await; a reply never precedes its durability level; once
+//! a write or a sync failed, everything is refused until the folder is opened again.
+
+mod append;
+pub mod clock;
+mod groups;
+mod handle;
+mod log;
+mod open;
+mod read;
+pub mod runtime;
+mod sync;
+mod topics;
+mod transact;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use self::clock::{Clock, Entropy};
+use self::handle::PartitionHandle;
+use self::runtime::Runtime;
+use self::sync::SyncQueue;
+use crate::config::{Level, LogConfig};
+use crate::coordinator::group::GroupCoordinator;
+use crate::coordinator::metadata::Metadata;
+use crate::coordinator::transaction::TransactionCoordinator;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::ids::{LeaderEpoch, TopicPartition, Uuid};
+use crate::log::Buffers;
+
+pub use self::open::{OpenReport, STATE_DIR};
+
+/// The topic of topics, producer ids and leader epochs.
+pub const METADATA_TOPIC: &str = "__thalweg_metadata";
+/// The topic of groups and their offsets.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// The topic of transactions.
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
+type Partitions<D> = BTreeMap<TopicPartition, Arc<PartitionHandle<D>>>;
+
+/// A coordinator and the partition that keeps it.
+struct Shard<D: Disk, C> {
+    handle: Arc<PartitionHandle<D>>,
+    state: Mutex<C>,
+}
+
+/// Producer ids of the current block that were not given out.
+#[derive(Default)]
+struct ProducerIds {
+    next: i64,
+    end: i64,
+}
+
+struct Inner<D: Disk> {
+    disk: D,
+    dir: PathBuf,
+    config: LogConfig,
+    runtime: Runtime,
+    clock: Clock,
+    entropy: Entropy,
+    id: Uuid,
+    epoch: LeaderEpoch,
+    partitions: ArcSwap<Partitions<D>>,
+    /// Partitions that could not be opened, and why. The others go on.
+    damaged: BTreeMap<TopicPartition, String>,
+    metadata: Shard<D, Metadata>,
+    groups: Vec<Shard<D, GroupCoordinator>>,
+    transactions: Vec<Shard<D, TransactionCoordinator>>,
+    /// One topic is created or deleted at a time.
+    topics_busy: tokio::sync::Mutex<()>,
+    producer_ids: tokio::sync::Mutex<ProducerIds>,
+    sync: SyncQueue<D>,
+    buffers: Buffers,
+    stopped: OnceLock<String>,
+    /// Rings when a group's pending offsets were decided.
+    decided: tokio::sync::Notify,
+    /// Bytes appended since free space was last looked at.
+    since_space_check: std::sync::atomic::AtomicU64,
+    no_space: std::sync::atomic::AtomicBool,
+}
+
+/// The log of one folder, in this process.
+///
+/// Dropping it without [`Engine::close`] is like a crash: nothing acknowledged is lost, and the next
+/// open reads more.
+pub struct Engine<D: Disk> {
+    inner: Arc<Inner<D>>,
+    locks: Mutex<Option<open::Locks<D>>>,
+    report: OpenReport,
+}
+
+impl<D: Disk> Engine<D> {
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// What opening found and did.
+    pub fn report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// Notes durable ends on disk and aborts transactions that are open for too long. Runs by itself
+    /// every [`LogConfig::hint_interval`] where there is a runtime; a simulation calls it.
+    ///
+    /// # Errors
+    /// `Stopped`, and what appending refuses.
+    pub async fn tick(&self) -> Result<()> {
+        self.inner.tick().await
+    }
+
+    /// Whether every coordinator, rebuilt by replaying its partition, equals the one in memory.
+    ///
+    /// # Errors
+    /// `Damaged` naming the partition that differs, or what reading refuses.
+    pub fn check_coordinators(&self) -> Result<()> {
+        self.inner.check_coordinators()
+    }
+
+    /// Stops cleanly: everything is made durable and marked so that the next open need not recover.
+    ///
+    /// # Errors
+    /// The first failure; the next open then recovers.
+    pub fn close(&self) -> Result<()> {
+        let Some(locks) = self.locks.lock().take() else { return Ok(()) };
+        let closed = self.inner.close();
+        self.inner.sync.close();
+        drop(locks);
+        closed
+    }
+}
+
+impl<D: Disk> Drop for Engine<D> {
+    fn drop(&mut self) {
+        self.inner.sync.close();
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    /// Refuses everything from now on: what a failed write or sync left on the medium is unknown.
+    fn stop(&self, why: &Error) {
+        if self.stopped.set(why.to_string()).is_ok() {
+            tracing::error!(%why, "the log is stopped until it is reopened");
+        }
+        self.wake_all();
+    }
+
+    /// Everybody who waits looks again.
+    fn wake_all(&self) {
+        for handle in self.partitions.load().values() {
+            handle.changed.notify_waiters();
+        }
+        self.decided.notify_waiters();
+    }
+
+    fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+
+    fn check_running(&self) -> Result<()> {
+        match self.stopped() {
+            None => Ok(()),
+            Some(why) => Err(Error::Stopped { why: why.to_owned() }),
+        }
+    }
+
+    /// Passes an error on; one that leaves the log in doubt stops it.
+    fn watch<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(e @ Error::Stopped { .. }) = &result {
+            self.stop(e);
+        }
+        result
+    }
+
+    fn partition(&self, at: &TopicPartition) -> Result<Arc<PartitionHandle<D>>> {
+        if let Some(handle) = self.partitions.load().get(at) {
+            return Ok(Arc::clone(handle));
+        }
+        if let Some(why) = self.damaged.get(at) {
+            return Err(Error::damaged(&self.log_dir().join(at.folder()), 0, why.clone()));
+        }
+        Err(Error::Unknown { what: format!("partition {at}") })
+    }
+
+    fn log_dir(&self) -> PathBuf {
+        self.dir.join(open::LOG_DIR)
+    }
+
+    fn is_durable(&self) -> bool {
+        self.config.level == Level::Disk
+    }
+
+    async fn tick(self: &Arc<Self>) -> Result<()> {
+        self.check_running()?;
+        let handles: Vec<_> = self.partitions.load().values().cloned().collect();
+        for handle in handles {
+            let noted = handle.lock().note_durable_end();
+            self.watch(noted)?;
+        }
+        self.abort_expired().await
+    }
+
+    fn close(&self) -> Result<()> {
+        self.check_running()?;
+        let handles: Vec<_> = self.partitions.load().values().cloned().collect();
+        for handle in handles {
+            let closed = handle.lock().close();
+            if let Err(e) = closed {
+                self.stop(&e);
+                return Err(e);
+            }
+        }
+        // Nothing may be appended behind the marker.
+        let marked = open::mark_clean(&self.disk, &self.log_dir());
+        // Whatever stopped it before says more.
+        let _ = self.stopped.set("it was closed".to_owned());
+        self.wake_all();
+        marked
+    }
+}

@@ -51,7 +51,9 @@ pub enum Error {
     },
 
     /// *Decide how to go on: stored records that a position rests on are gone.*
-    #[error("{at}: the records before offset {offset} (leader epoch {epoch}) are not there any more: {why}")]
+    #[error(
+        "{at}: the records before offset {offset} (leader epoch {epoch}) are not there any more: {why}"
+    )]
     PositionLost {
         /// The partition.
         at: TopicPartition,
@@ -166,6 +168,23 @@ impl Error {
     /// Stored bytes that are not what was written.
     pub fn damaged(path: &Path, position: u64, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), position, what: what.into() }
+    }
+
+    /// The same error again, for everybody who waited for the one thing that failed.
+    pub(crate) fn repeat(&self) -> Self {
+        match self {
+            Self::Invalid { what } => Self::Invalid { what: what.clone() },
+            Self::Unknown { what } => Self::Unknown { what: what.clone() },
+            Self::Fenced { who, why } => Self::Fenced { who: who.clone(), why: why.clone() },
+            Self::Full { path, source } => Self::Full {
+                path: path.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Self::Damaged { path, position, what } => {
+                Self::Damaged { path: path.clone(), position: *position, what: what.clone() }
+            }
+            other => Self::Stopped { why: other.to_string() },
+        }
     }
 
     /// Whether the same call may succeed later without anything being fixed.

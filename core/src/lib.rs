@@ -4,7 +4,7 @@
 //!
 //! | floor | rooms | nature |
 //! |---|---|---|
-//! | F0 | [`ids`], [`error`], [`config`] | plain values |
+//! | F0 | [`ids`], [`error`], [`config`], `request` | plain values |
 //! | F1 | [`varint`], [`record`], [`batch`], [`compress`] | bytes <-> values |
 //! | F2 | [`disk`] | the only door to files |
 //! | F3 | [`log`] | one partition's files: segments, index, producers, recovery |
@@ -13,14 +13,15 @@
 //! | F6 | [`engine`] | the embedded runtime: the only floor with threads, clock and async |
 //! | F7 | [`client`] | the [`Log`] trait, producer, consumer, transaction, admin |
 
-pub mod ids;
-pub mod error;
 pub mod config;
+pub mod error;
+pub mod ids;
+mod request;
 
-pub mod varint;
-pub mod record;
-pub mod compress;
 pub mod batch;
+pub mod compress;
+pub mod record;
+pub mod varint;
 
 pub mod disk;
 

@@ -1,1 +1,196 @@
-//! Under construction.
+//! F4 · A partition: one log with a durability level, and what readers may see of it.
+//!
+//! ```text
+//!   append -> end                       (written: survives a process crash)
+//!   sync   -> durable end               (on the medium: survives a power loss)
+//!
+//!   high watermark    = end at level os, durable end at level disk
+//!   last stable       = min(high watermark, first unstable offset)
+//!   first unstable    = oldest open transaction, or ended one whose marker is not below the high watermark
+//! ```
+//!
+//! Always true here: high watermark and last stable offset never fall while the partition is open;
+//! readers of either level never see an offset above the high watermark; one replica today, whose
+//! leader this is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+
+use crate::batch::{BatchHeader, Marker};
+use crate::config::Level;
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, Uuid};
+use crate::log::producers::Tail;
+use crate::log::{LogView, Origin, PartitionLog, Stored, SyncJob};
+use crate::request::PartitionOffsets;
+
+/// What readers use, without a lock.
+pub struct PartitionView<D: Disk> {
+    /// The bytes.
+    pub log: Arc<LogView<D>>,
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// What an acknowledgement survives here.
+    pub level: Level,
+    high_watermark: AtomicI64,
+    last_stable: AtomicI64,
+    durable_end: AtomicI64,
+    last_epoch: AtomicI32,
+}
+
+impl<D: Disk> PartitionView<D> {
+    /// Where the partition begins and ends.
+    pub fn offsets(&self) -> PartitionOffsets {
+        // Read in this order, each bound is at most the one that follows.
+        let last_stable = self.last_stable.load(Ordering::Acquire);
+        let high_watermark = self.high_watermark.load(Ordering::Acquire);
+        PartitionOffsets {
+            start: self.log.start(),
+            last_stable,
+            high_watermark,
+            end: self.log.end(),
+            last_epoch: self.last_epoch.load(Ordering::Acquire),
+        }
+    }
+
+    /// Everything below was synced.
+    pub fn durable_end(&self) -> Offset {
+        self.durable_end.load(Ordering::Acquire)
+    }
+}
+
+/// The writer's side of a partition.
+pub struct Partition<D: Disk> {
+    log: PartitionLog<D>,
+    view: Arc<PartitionView<D>>,
+    epoch: LeaderEpoch,
+}
+
+impl<D: Disk> Partition<D> {
+    /// Leads `log` under a leader epoch.
+    pub fn new(mut log: PartitionLog<D>, topic_id: Uuid, level: Level, epoch: LeaderEpoch) -> Self {
+        let end = log.end();
+        let unstable = log.decided_below(end);
+        let view = Arc::new(PartitionView {
+            log: Arc::clone(log.view()),
+            topic_id,
+            level,
+            high_watermark: AtomicI64::new(end),
+            last_stable: AtomicI64::new(unstable.map_or(end, |o| o.min(end))),
+            durable_end: AtomicI64::new(log.durable_end()),
+            last_epoch: AtomicI32::new(log.last_epoch()),
+        });
+        Self { log, view, epoch }
+    }
+
+    /// What readers use.
+    pub fn view(&self) -> &Arc<PartitionView<D>> {
+        &self.view
+    }
+
+    /// Appends a validated batch.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::append`].
+    pub fn append(&mut self, header: &BatchHeader, bytes: &[u8], origin: Origin) -> Result<Stored> {
+        let stored = self.log.append(header, bytes, self.epoch, origin)?;
+        if !stored.duplicate {
+            self.appended();
+        }
+        Ok(stored)
+    }
+
+    /// Appends a transaction marker.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::append`].
+    pub fn append_marker(
+        &mut self,
+        marker: Marker,
+        by: ProducerIdentity,
+        coordinator_epoch: i32,
+        now: Timestamp,
+    ) -> Result<Stored> {
+        let stored = self.log.append_marker(marker, by, coordinator_epoch, now, self.epoch)?;
+        self.appended();
+        Ok(stored)
+    }
+
+    fn appended(&mut self) {
+        self.view.last_epoch.store(self.epoch, Ordering::Release);
+        if self.view.level == Level::Os {
+            self.raise_high_watermark(self.log.end());
+        }
+    }
+
+    fn raise_high_watermark(&mut self, to: Offset) {
+        let before = self.view.high_watermark.load(Ordering::Relaxed);
+        let high_watermark = before.max(to);
+        let unstable = self.log.decided_below(high_watermark);
+        let stable = unstable.map_or(high_watermark, |o| o.min(high_watermark));
+        // Raised first, so that a reader never sees a stable offset above the high watermark.
+        self.view.high_watermark.store(high_watermark, Ordering::Release);
+        self.view.last_stable.fetch_max(stable, Ordering::AcqRel);
+    }
+
+    /// Whether `by` has an open transaction here.
+    pub fn has_open(&self, by: ProducerIdentity) -> bool {
+        self.log.producers().is_open(by)
+    }
+
+    /// The end of a producer's data, for the transaction record that names it.
+    pub fn tail(&self, producer_id: i64) -> Option<Tail> {
+        self.log.tail(producer_id)
+    }
+
+    /// Producers with an open transaction, and where it begins.
+    pub fn open_transactions(&self) -> Vec<(ProducerIdentity, Offset)> {
+        self.log.producers().open_transactions()
+    }
+
+    /// The epoch a producer has here.
+    pub fn producer_epoch(&self, producer_id: i64) -> Option<i16> {
+        self.log.producers().epoch(producer_id)
+    }
+
+    /// The leader epoch of the record at `offset`, or -1.
+    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
+        self.log.epoch_at(offset)
+    }
+
+    /// Captures what has to be synced; `None` when everything is durable.
+    pub fn sync_job(&mut self) -> Option<SyncJob<D>> {
+        self.log.sync_job()
+    }
+
+    /// Takes the result of a job that ran well: what it covered is durable.
+    pub fn synced(&mut self, job: &SyncJob<D>) {
+        self.log.synced(job);
+        self.view.durable_end.fetch_max(self.log.durable_end(), Ordering::AcqRel);
+        if self.view.level == Level::Disk {
+            self.raise_high_watermark(self.log.durable_end());
+        }
+    }
+
+    /// Whether segments were sealed that no sync has covered.
+    pub fn has_sealed(&self) -> bool {
+        self.log.has_sealed()
+    }
+
+    /// Notes the durable end on disk, if it moved since it was noted last.
+    ///
+    /// # Errors
+    /// The system's, as `Io`.
+    pub fn note_durable_end(&mut self) -> Result<()> {
+        self.log.note_durable_end()
+    }
+
+    /// Writes and syncs what a clean start needs.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::close`].
+    pub fn close(&mut self) -> Result<()> {
+        self.log.close()
+    }
+}

@@ -8,7 +8,7 @@
 //! Always true here: strings are escaped exactly as `serde_json` does it; nothing is allocated but
 //! room in the buffer.
 
-use super::scan::next_special;
+use super::swar;
 use super::time::{DAY_MS, FIRST_MS, LAST_MS, civil};
 
 /// A JSON object being appended to a buffer. Fields appear in the order of the calls; it is the
@@ -43,15 +43,17 @@ impl<'a> JsonObject<'a> {
     }
 
     /// Adds a string.
+    #[inline]
     pub fn str(mut self, name: &str, value: &str) -> Self {
-        // Room for the common case at once: two pairs of quotes, a comma and a colon.
-        self.out.reserve(name.len() + value.len() + 6);
         self.name(name);
-        push_string(self.out, value);
+        self.out.push(b'"');
+        push_text(self.out, value);
+        self.out.push(b'"');
         self
     }
 
     /// Adds a number.
+    #[inline]
     pub fn u64(mut self, name: &str, value: u64) -> Self {
         self.name(name);
         push_u64(self.out, value);
@@ -59,6 +61,7 @@ impl<'a> JsonObject<'a> {
     }
 
     /// Adds a number.
+    #[inline]
     pub fn i64(mut self, name: &str, value: i64) -> Self {
         self.name(name);
         if value < 0 {
@@ -69,6 +72,7 @@ impl<'a> JsonObject<'a> {
     }
 
     /// Adds `true` or `false`.
+    #[inline]
     pub fn bool(mut self, name: &str, value: bool) -> Self {
         self.name(name);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
@@ -78,11 +82,10 @@ impl<'a> JsonObject<'a> {
     /// Adds an instant in milliseconds since 1970 UTC as RFC 3339 in UTC with milliseconds,
     /// `1970-01-01T00:00:00.000Z`. Its years have four digits, so an instant outside the years 1 to
     /// 9999 is written as the nearest inside.
+    #[inline]
     pub fn time(mut self, name: &str, ms: i64) -> Self {
         self.name(name);
-        self.out.push(b'"');
-        self.out.extend_from_slice(&rfc3339(ms));
-        self.out.push(b'"');
+        push_time(self.out, ms);
         self
     }
 
@@ -94,26 +97,42 @@ impl<'a> JsonObject<'a> {
         self.out.push(b'}');
     }
 
+    /// Inlined into the caller, where a name is a literal, so that most of this happens when it is
+    /// compiled.
+    #[inline]
     fn name(&mut self, name: &str) {
-        self.out.push(self.lead);
+        self.out.extend_from_slice(&[self.lead, b'"']);
         self.lead = b',';
-        push_string(self.out, name);
-        self.out.push(b':');
+        match name.len() {
+            ..=8 if swar::specials(swar::load(name.as_bytes())) == 0 => {
+                self.out.extend_from_slice(name.as_bytes());
+            }
+            _ => push_text(self.out, name),
+        }
+        self.out.extend_from_slice(b"\":");
     }
 }
 
-fn push_string(out: &mut Vec<u8>, value: &str) {
-    let bytes = value.as_bytes();
-    out.push(b'"');
-    let mut from = 0;
+/// Appends what stands between the quotes of a string.
+fn push_text(out: &mut Vec<u8>, value: &str) {
+    let mut bytes = value.as_bytes();
+    // Room for all of it if nothing needs an escape, and for what is written too much below.
+    out.reserve(bytes.len() + 8);
     loop {
-        let at = next_special(bytes, from);
-        out.extend_from_slice(&bytes[from..at]);
-        let Some(&special) = bytes.get(at) else { break };
-        push_escape(out, special);
-        from = at + 1;
+        // Eight bytes are copied whatever they are, and what was too much is taken back: a copy of
+        // a length known in advance is two instructions, any other is a call.
+        let word = swar::load(bytes);
+        let plain = swar::first(swar::specials(word)).min(bytes.len());
+        let end = out.len() + plain;
+        out.extend_from_slice(&word.to_le_bytes());
+        out.truncate(end);
+        bytes = &bytes[plain..];
+        if plain < 8 {
+            let Some((special, rest)) = bytes.split_first() else { return };
+            push_escape(out, *special);
+            bytes = rest;
+        }
     }
-    out.push(b'"');
 }
 
 fn push_escape(out: &mut Vec<u8>, byte: u8) {
@@ -149,24 +168,24 @@ fn push_u64(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits[from..]);
 }
 
-fn rfc3339(ms: i64) -> [u8; 24] {
+fn push_time(out: &mut Vec<u8>, ms: i64) {
     let ms = ms.clamp(FIRST_MS, LAST_MS);
     let (year, month, day) = civil(ms);
     let in_day = ms.rem_euclid(DAY_MS) as u32;
     let (second, milli) = (in_day / 1000, in_day % 1000);
-    let mut out = *b"0000-00-00T00:00:00.000Z";
+    let mut text = *b"\"0000-00-00T00:00:00.000Z\"";
     let mut two = |at: usize, value: u32| {
-        out[at] = b'0' + (value / 10) as u8;
-        out[at + 1] = b'0' + (value % 10) as u8;
+        text[at] = b'0' + (value / 10) as u8;
+        text[at + 1] = b'0' + (value % 10) as u8;
     };
-    two(0, year / 100);
-    two(2, year % 100);
-    two(5, month);
-    two(8, day);
-    two(11, second / 3600);
-    two(14, second / 60 % 60);
-    two(17, second % 60);
-    two(20, milli / 10);
-    out[22] = b'0' + (milli % 10) as u8;
-    out
+    two(1, year / 100);
+    two(3, year % 100);
+    two(6, month);
+    two(9, day);
+    two(12, second / 3600);
+    two(15, second / 60 % 60);
+    two(18, second % 60);
+    two(21, milli / 10);
+    text[23] = b'0' + (milli % 10) as u8;
+    out.extend_from_slice(&text);
 }

@@ -10,6 +10,8 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memrchr};
+
 use super::{Severity, Zone, iso, json, syslog};
 
 /// What a line does not say itself.
@@ -32,10 +34,10 @@ impl<'a> LineContext<'a> {
     /// `/var/log/nginx/access.log.1` is from `access`, `/home/me/.xsession-errors` from
     /// `.xsession-errors`.
     pub fn program(&self) -> &'a str {
-        let base = self.file.rsplit('/').next().unwrap_or(self.file);
-        match base.split_once('.') {
-            Some(("", _)) | None => base,
-            Some((stem, _)) => stem,
+        let base = memrchr(b'/', self.file.as_bytes()).map_or(self.file, |at| &self.file[at + 1..]);
+        match memchr(b'.', base.as_bytes()) {
+            Some(0) | None => base,
+            Some(dot) => &base[..dot],
         }
     }
 }
@@ -118,8 +120,10 @@ impl LogLine<'_> {
 ///    latest in which the day exists and the time is not more than 24 h past the file's
 ///    modification.
 /// 3. **ISO** ([`Origin::Iso`]): the line begins `YYYY-MM-DD[T ]hh:mm:ss[.,fraction]` and at once,
-///    if at all, `Z`, `+hh:mm`, `+hhmm` or the same with a minus. If a blank, a host and a tag follow as
-///    in syslog, the program is the tag; else it is that of the file. An offset past 23:59 fails.
+///    if at all, `Z`, `+hh:mm`, `+hhmm` or the same with a minus; an offset past 23:59 fails.
+///    Anything may follow, and what is neither fraction nor offset is message (`+02` is). If a
+///    blank, a host and a tag follow as in syslog, the program is the tag; else it is that of the
+///    file. A line alone cannot tell a host from another word: `<time> ERROR db: gone` is from `db`.
 /// 4. **Raw** ([`Origin::Raw`]): the message is the line as it is, its indentation too.
 ///
 /// # What they share
@@ -158,10 +162,17 @@ pub fn decode_line<'a>(line: &'a [u8], cx: &LineContext<'a>) -> Option<LogLine<'
 }
 
 fn decode_text<'a>(text: &'a str, cx: &LineContext<'a>) -> LogLine<'a> {
-    json::decode(text, cx)
-        .or_else(|| syslog::decode(text, cx))
-        .or_else(|| iso::decode(text, cx))
-        .unwrap_or_else(|| raw(text, cx))
+    // Spelt out, so that each answer is made where the caller wants it and not moved on the way.
+    if let Some(line) = json::decode(text, cx) {
+        return line;
+    }
+    if let Some(line) = syslog::decode(text, cx) {
+        return line;
+    }
+    if let Some(line) = iso::decode(text, cx) {
+        return line;
+    }
+    raw(text, cx)
 }
 
 fn raw<'a>(text: &'a str, cx: &LineContext<'a>) -> LogLine<'a> {

@@ -11,6 +11,8 @@
 
 use std::borrow::Cow;
 
+use super::swar;
+
 /// A value as written.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
@@ -26,8 +28,7 @@ impl<'a> Value<'a> {
     /// A string's value; `None` for everything else.
     pub(super) fn string(&self) -> Option<Cow<'a, str>> {
         match *self {
-            Self::String { raw, escaped: false } => Some(Cow::Borrowed(raw)),
-            Self::String { raw, escaped: true } => Some(Cow::Owned(unescape(raw))),
+            Self::String { raw, escaped } => Some(string(raw, escaped)),
             Self::Number(_) | Self::Other { .. } => None,
         }
     }
@@ -35,25 +36,63 @@ impl<'a> Value<'a> {
     /// A string's value, or the compact text of anything else.
     pub(super) fn text(&self) -> Cow<'a, str> {
         match *self {
-            Self::String { .. } => self.string().unwrap_or_default(),
+            Self::String { raw, escaped } => string(raw, escaped),
             Self::Number(raw) | Self::Other { raw, blanks: false } => Cow::Borrowed(raw),
             Self::Other { raw, blanks: true } => Cow::Owned(compact(raw)),
         }
     }
 }
 
-/// Gives every member of the object that `text` is to `member`, in order. `None` if `text` is not
-/// one object, with blanks around it or not; members that came before the flaw were given.
-pub(super) fn object<'a>(
-    text: &'a str,
-    mut member: impl FnMut(Cow<'a, str>, Value<'a>),
-) -> Option<()> {
+fn string(raw: &str, escaped: bool) -> Cow<'_, str> {
+    if escaped { Cow::Owned(unescape(raw)) } else { Cow::Borrowed(raw) }
+}
+
+/// Where a value stands in the text, quotes and all, and what it is.
+///
+/// Kept apart from [`Value`] because most members are never looked at: this much stays in
+/// registers.
+#[derive(Clone, Copy)]
+pub(super) struct Token {
+    from: usize,
+    to: usize,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    String { escaped: bool },
+    Number,
+    Other { blanks: bool },
+}
+
+impl Token {
+    /// The value in the text it was found in.
+    pub(super) fn value(self, text: &str) -> Value<'_> {
+        let Self { from, to, kind } = self;
+        match kind {
+            Kind::String { escaped } => Value::String { raw: &text[from + 1..to - 1], escaped },
+            Kind::Number => Value::Number(&text[from..to]),
+            Kind::Other { blanks } => Value::Other { raw: &text[from..to], blanks },
+        }
+    }
+
+    /// The bytes of a string without escapes; `None` for everything else.
+    #[inline]
+    pub(super) fn plain_string(self, text: &str) -> Option<&[u8]> {
+        match self.kind {
+            Kind::String { escaped: false } => Some(&text.as_bytes()[self.from + 1..self.to - 1]),
+            _ => None,
+        }
+    }
+}
+
+/// Gives every member of the object that `text` is to `member`, in order: its key, a string, and its
+/// value. `None` if `text` is not one object, with blanks around it or not; members that came before
+/// the flaw were given.
+pub(super) fn object(text: &str, mut member: impl FnMut(Token, Token)) -> Option<()> {
     let mut scanner = Scanner { text, at: 0, blanks: 0 };
     scanner.skip_blanks();
-    scanner.members(1, &mut |key, value| {
-        let key = key.string().unwrap_or_default();
-        member(key, value);
-    })?;
+    scanner.members(1, &mut member)?;
     scanner.skip_blanks();
     (scanner.at == text.len()).then_some(())
 }
@@ -65,19 +104,22 @@ struct Scanner<'a> {
     blanks: usize,
 }
 
-impl<'a> Scanner<'a> {
-    fn members(&mut self, depth: u32, member: &mut impl FnMut(Value<'a>, Value<'a>)) -> Option<()> {
+impl Scanner<'_> {
+    fn members(&mut self, depth: u32, member: &mut impl FnMut(Token, Token)) -> Option<()> {
         self.open(b'{', depth)?;
         if self.take(b'}') {
             return Some(());
         }
         loop {
-            let key = self.string()?;
+            let from = self.at;
+            let kind = Kind::String { escaped: self.string()? };
+            let key = Token { from, to: self.at, kind };
             self.skip_blanks();
             self.expect(b':')?;
             self.skip_blanks();
-            let value = self.value(depth)?;
-            member(key, value);
+            let from = self.at;
+            let kind = self.value(depth)?;
+            member(key, Token { from, to: self.at, kind });
             if !self.another(b'}')? {
                 return Some(());
             }
@@ -97,11 +139,11 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A value inside `depth` objects and arrays.
-    fn value(&mut self, depth: u32) -> Option<Value<'a>> {
-        let (from, blanks) = (self.at, self.blanks);
+    /// Takes a value inside `depth` objects and arrays.
+    fn value(&mut self, depth: u32) -> Option<Kind> {
+        let blanks = self.blanks;
         match self.peek()? {
-            b'"' => return self.string(),
+            b'"' => return self.string().map(|escaped| Kind::String { escaped }),
             b'-' | b'0'..=b'9' => return self.number(),
             b'{' => self.members(depth + 1, &mut |_, _| ())?,
             b'[' => self.elements(depth + 1)?,
@@ -110,20 +152,20 @@ impl<'a> Scanner<'a> {
             b'n' => self.literal("null")?,
             _ => return None,
         }
-        Some(Value::Other { raw: &self.text[from..self.at], blanks: self.blanks > blanks })
+        Some(Kind::Other { blanks: self.blanks > blanks })
     }
 
-    fn string(&mut self) -> Option<Value<'a>> {
+    /// Takes a string with its quotes, and says whether there are escapes in it.
+    #[inline]
+    fn string(&mut self) -> Option<bool> {
         self.expect(b'"')?;
-        let from = self.at;
         let mut escaped = false;
         loop {
-            self.at = next_special(self.text.as_bytes(), self.at);
+            self.at = swar::next_special(self.text.as_bytes(), self.at);
             match self.peek()? {
                 b'"' => {
-                    let raw = &self.text[from..self.at];
                     self.at += 1;
-                    return Some(Value::String { raw, escaped });
+                    return Some(escaped);
                 }
                 b'\\' => {
                     escaped = true;
@@ -160,7 +202,7 @@ impl<'a> Scanner<'a> {
         hex4(*digits)
     }
 
-    fn number(&mut self) -> Option<Value<'a>> {
+    fn number(&mut self) -> Option<Kind> {
         let from = self.at;
         self.take(b'-');
         let whole = self.at;
@@ -171,25 +213,19 @@ impl<'a> Scanner<'a> {
         if self.take(b'.') && self.digits() == 0 {
             return None;
         }
-        let mut exponent = "";
+        let mut large = whole_digits > 300;
         if self.take(b'e') || self.take(b'E') {
             let _sign = self.take(b'+') || self.take(b'-');
-            let at = self.at;
             if self.digits() == 0 {
                 return None;
             }
-            exponent = &self.text[at..self.at];
+            large = true;
         }
-        let raw = &self.text[from..self.at];
-        // A number too large for an f64 is refused. Close to the edge, let serde_json say.
-        let magnitude = whole_digits.saturating_add(exponent.parse().unwrap_or(match exponent {
-            "" => 0,
-            _ => usize::MAX,
-        }));
-        if magnitude > 300 && serde_json::from_str::<serde_json::Value>(raw).is_err() {
-            return None;
+        // A number too large for an f64 is refused. Where that can be, let serde_json say.
+        if large {
+            serde_json::from_str::<serde_json::Value>(&self.text[from..self.at]).ok()?;
         }
-        Some(Value::Number(raw))
+        Some(Kind::Number)
     }
 
     /// How many digits were taken.
@@ -216,17 +252,29 @@ impl<'a> Scanner<'a> {
     }
 
     /// Goes to the next member behind a comma, or leaves behind the closing bracket.
+    #[inline]
     fn another(&mut self, close: u8) -> Option<bool> {
         self.skip_blanks();
-        if self.take(close) {
+        let byte = self.peek()?;
+        if byte != b',' && byte != close {
+            return None;
+        }
+        self.at += 1;
+        if byte == close {
             return Some(false);
         }
-        self.expect(b',')?;
         self.skip_blanks();
         Some(true)
     }
 
+    #[inline]
     fn skip_blanks(&mut self) {
+        if self.peek().is_some_and(|byte| byte <= b' ') {
+            self.skip_some_blanks();
+        }
+    }
+
+    fn skip_some_blanks(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
             self.blanks += 1;
@@ -246,32 +294,6 @@ impl<'a> Scanner<'a> {
     fn expect(&mut self, byte: u8) -> Option<()> {
         self.take(byte).then_some(())
     }
-}
-
-/// Where, from `from` on, the next byte is that a JSON string cannot hold as it is: a quote, a
-/// backslash or a control character. The end if there is none.
-///
-/// Eight bytes at a time: the high bit of a byte in `hits` is set where the byte is one of these.
-/// A borrow can set it falsely, but only behind a true one, and the first is all that is asked for.
-pub(super) fn next_special(bytes: &[u8], from: usize) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-
-    let mut at = from;
-    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk);
-        let quotes = zeros(word ^ (ONES * u64::from(b'"')));
-        let backslashes = zeros(word ^ (ONES * u64::from(b'\\')));
-        let controls = word.wrapping_sub(ONES * 0x20) & !word;
-        let hits = (quotes | backslashes | controls) & HIGH;
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..0x20);
-    at + bytes[at..].iter().position(special).unwrap_or(bytes.len() - at)
 }
 
 /// The value of a string that [`Scanner::string`] took.

@@ -125,18 +125,25 @@ pub(super) fn epoch_ms(number: &str) -> Option<i64> {
         Some(rest) => (true, rest),
         None => (false, number),
     };
-    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let exponent = number.bytes().position(|byte| matches!(byte, b'e' | b'E'));
+    let (mantissa, exponent) = match exponent {
+        Some(at) => (&number[..at], saturating_int(&number[at + 1..])),
+        None => (number, 0),
+    };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let mut digits = whole.bytes().chain(fraction.bytes()).peekable();
-    // How many digits stand before the point, once the number is written without exponent and
-    // without leading zeros: below 1e11 is at most 11.
-    let mut point = (whole.len() as i64).saturating_add(saturating_int(exponent));
-    while digits.next_if_eq(&b'0').is_some() {
-        point = point.saturating_sub(1);
-    }
-    if digits.peek().is_none() {
+    // The digits from the first one that is not 0 on, and how many of them stand before the point
+    // once the number is written without exponent: below 1e11 is at most 11.
+    let (whole, fraction, point) = match whole {
+        "0" => {
+            let digits = fraction.trim_start_matches('0');
+            ("", digits, digits.len() as i64 - fraction.len() as i64)
+        }
+        _ => (whole, fraction, whole.len() as i64),
+    };
+    if whole.is_empty() && fraction.is_empty() {
         return Some(0);
     }
+    let point = point.saturating_add(exponent);
     let shift = match point {
         _ if negative => 3,
         ..=11 => 3,
@@ -149,8 +156,12 @@ pub(super) fn epoch_ms(number: &str) -> Option<i64> {
     if taken > 15 {
         return None;
     }
-    let cut = digits.chain(std::iter::repeat(b'0')).take(taken.max(0) as usize);
-    let ms = cut.fold(0, |ms, digit| ms * 10 + i64::from(digit - b'0'));
+    let taken = taken.max(0) as usize;
+    let whole = &whole[..taken.min(whole.len())];
+    let fraction = &fraction[..(taken - whole.len()).min(fraction.len())];
+    let digits = whole.bytes().chain(fraction.bytes());
+    let cut = digits.fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+    let ms = cut * 10i64.pow((taken - whole.len() - fraction.len()) as u32);
     within_years(if negative { -ms } else { ms })
 }
 

@@ -279,6 +279,7 @@ fn opens_like<D: Disk>(disk: &D, tail: &mut Tail<D::File>, head: &[u8]) -> bool 
 }
 
 /// What became of a twin.
+#[derive(Clone, Copy)]
 pub(crate) enum Twinship {
     /// Still the same as its original; this far.
     Stays(Likeness),

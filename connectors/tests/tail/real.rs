@@ -1,4 +1,5 @@
 //! The same source over the operating system's files.
+#![expect(clippy::disallowed_methods, reason = "the rotator of real files")]
 
 use std::fs;
 use std::io::Write;

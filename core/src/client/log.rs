@@ -12,7 +12,6 @@
 //! the topic's durability level; inside a transaction a reply means *written*, and only the end of
 //! the transaction waits for the level.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,44 +24,9 @@ use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartitio
 pub use crate::config::{Level, TopicConfig};
 pub use crate::record::AbortedTransaction;
 
-/// What a topic is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TopicInfo {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its id: another one after it was deleted and created again.
-    pub id: Uuid,
-    /// How many partitions it has.
-    pub partitions: u32,
-    /// Its settings.
-    pub config: TopicConfig,
-}
-
-/// A topic to create.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NewTopic {
-    /// Its name.
-    pub name: String,
-    /// How many partitions, at least 1.
-    pub partitions: u32,
-    /// Its settings.
-    pub config: TopicConfig,
-}
-
-/// Where a partition begins and ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PartitionOffsets {
-    /// The first offset there is.
-    pub start: Offset,
-    /// Transactions below are all decided, and durable: what `read_committed` readers see.
-    pub last_stable: Offset,
-    /// Everything below is as durable as the topic's level says: what other readers see.
-    pub high_watermark: Offset,
-    /// The next offset to be written.
-    pub end: Offset,
-    /// The leader epoch of the last batch, or -1 when there is none.
-    pub last_epoch: LeaderEpoch,
-}
+pub use crate::request::{
+    Membership, NewTopic, OffsetCommit, PartitionOffsets, TopicInfo, TransactionEnd,
+};
 
 /// When an append is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,40 +94,6 @@ pub struct Fetched {
     pub aborted: Vec<AbortedTransaction>,
     /// Where to read on.
     pub next_offset: Offset,
-}
-
-/// A member of a group: what a commit of offsets must show.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Membership {
-    /// The group.
-    pub group: Arc<str>,
-    /// The member's id, given by the coordinator.
-    pub member: Arc<str>,
-    /// The generation: a newer one fences this one.
-    pub generation: i32,
-}
-
-/// A position of a group in one partition.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OffsetCommit {
-    /// The partition.
-    pub at: TopicPartition,
-    /// The next offset to read.
-    pub offset: Offset,
-    /// The leader epoch of the record before `offset`, or -1: with it a position in records that
-    /// were lost is recognised.
-    pub leader_epoch: LeaderEpoch,
-    /// Free text of at most 4096 bytes, given back as it was.
-    pub metadata: String,
-}
-
-/// How a transaction ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TransactionEnd {
-    /// Everything becomes visible.
-    Commit,
-    /// Nothing does.
-    Abort,
 }
 
 /// A log: embedded, or on the other side of a network.

@@ -24,12 +24,14 @@
 //! | room | idea |
 //! |---|---|
 //! | `sim/world` | the machine: doors, crash points, handles, locks |
+//! | `sim/calls` | what each call does |
 //! | `sim/tree` | names, now and durable |
 //! | `sim/pages` | one file's bytes, cached and on the medium |
 //! | `sim/faults` | what else goes wrong, and when |
 //! | `sim/trace` | what was done |
 //! | `sim/rng` | numbers from a seed |
 
+mod calls;
 mod faults;
 mod pages;
 mod rng;
@@ -49,10 +51,11 @@ use rustix::io::Errno;
 pub use self::faults::{Call, Failure};
 pub use self::rng::Rng;
 
+use self::calls::Target;
 use self::pages::PAGE;
 use self::trace::{Event, hash_bytes};
 use self::tree::NodeId;
-use self::world::{Door, HandleId, Opened, Target, Who, World, down};
+use self::world::{Door, HandleId, Opened, Who, World, down};
 use super::{Disk, DiskFile, Entry, LockKind, Open, Stat};
 
 /// How the program under test, or its machine, dies.
@@ -190,6 +193,12 @@ impl SimDisk {
         self.world.lock().birth_times = known;
     }
 
+    /// Whether a file may have a second name. It may at first; else
+    /// [`Disk::link`] fails with EPERM, as on FAT.
+    pub fn set_hard_links(&self, possible: bool) {
+        self.world.lock().hard_links = possible;
+    }
+
     /// Bytes the disk holds, counted in pages of 4 KiB. Unlimited at first. Writes past it are short
     /// and then fail with ENOSPC.
     pub fn set_capacity(&self, bytes: u64) {
@@ -320,6 +329,11 @@ impl Disk for SimDisk {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         let event = Event { to: Some(to.into()), ..Event::on("rename_new", from) };
         self.call(event, nothing, |world, door| world.rename(door, from, to, true))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let event = Event { to: Some(to.into()), ..Event::on(Call::Link.verb(), from) };
+        self.call(event, nothing, |world, door| world.link(door, from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -132,7 +132,9 @@ impl Content {
     /// The system writes pages back before anybody asked: each dirty page in `within` with an even
     /// chance. They stay dirty, so a later sync writes them again.
     pub(super) fn write_back_some(&mut self, within: std::ops::Range<u64>, rng: &mut Rng) {
-        self.commit_some_lens(rng);
+        if rng.coin() {
+            self.commit_lens(self.lens.len());
+        }
         for page in self.dirty.range(within).copied().collect::<Vec<_>>() {
             if rng.coin() {
                 self.write_back(page);
@@ -143,7 +145,9 @@ impl Content {
     /// A sync that fails: every dirty page is clean afterwards, whether it reached the medium, did
     /// not, or did in part.
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
-        self.commit_some_lens(rng);
+        if rng.coin() {
+            self.commit_lens(self.lens.len());
+        }
         for page in std::mem::take(&mut self.dirty) {
             self.write_back_maybe(page, rng);
         }
@@ -183,9 +187,7 @@ impl Content {
         let mut fresh = self.medium.clone();
         cut(&mut fresh, floor(&self.lens).min(self.len));
         for page in &self.dirty {
-            if let Some(bytes) = self.cache.get(page) {
-                fresh.insert(*page, Arc::clone(bytes));
-            }
+            fresh.insert(*page, self.dirty_page(*page));
         }
         self.cache = fresh;
     }
@@ -219,18 +221,12 @@ impl Content {
         }
     }
 
-    /// Pages are about to reach the medium by themselves. An open cut goes before them, as it would
-    /// in a file system's journal; open growths may wait.
-    fn commit_some_lens(&mut self, rng: &mut Rng) {
-        if self.lens.iter().any(|change| change.cut) || rng.coin() {
-            self.commit_lens(self.lens.len());
-        }
+    fn dirty_page(&self, page: u64) -> Page {
+        Arc::clone(self.cache.get(&page).expect("a dirty page is in the cache"))
     }
 
     fn write_back(&mut self, page: u64) {
-        if let Some(bytes) = self.cache.get(&page) {
-            self.medium.insert(page, Arc::clone(bytes));
-        }
+        self.medium.insert(page, self.dirty_page(page));
     }
 
     /// The page reaches the medium whole, not at all, or only some of its sectors do.
@@ -240,7 +236,7 @@ impl Content {
             1 => return self.write_back(page),
             _ => rng.number(),
         };
-        let Some(new) = self.cache.get(&page) else { return };
+        let new = self.dirty_page(page);
         let old = Arc::make_mut(self.medium.entry(page).or_insert_with(zeros));
         for (i, sector) in new.chunks_exact(SECTOR).enumerate() {
             if sectors >> i & 1 == 1 {

@@ -10,19 +10,17 @@
 //! crash or the fault of that number is due, and tells the change how far it gets.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io::{self, IoSlice};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use rustix::io::Errno;
 
 use super::Crash;
 use super::faults::{Call, Failure, Faults};
-use super::pages::{Content, PAGE};
+use super::pages::PAGE;
 use super::rng::Rng;
 use super::trace::{Event, Trace};
-use super::tree::{Body, Folder, NodeId, Place, ROOT, Tree};
-use crate::disk::{Entry, Kind, Open, Stat};
+use super::tree::{Body, NodeId, Place, Tree};
 
 pub(super) struct World {
     pub(super) tree: Tree,
@@ -33,6 +31,7 @@ pub(super) struct World {
     pub(super) armed: BTreeMap<u64, Crash>,
     pub(super) now_ms: i64,
     pub(super) birth_times: bool,
+    pub(super) hard_links: bool,
     /// Pages of room on the device.
     pub(super) capacity: u64,
     pub(super) handles_max: usize,
@@ -42,7 +41,7 @@ pub(super) struct World {
     boot_id: String,
     handles: BTreeMap<HandleId, Handle>,
     next_handle: HandleId,
-    locks: BTreeMap<NodeId, HandleId>,
+    pub(super) locks: BTreeMap<NodeId, HandleId>,
     run: u64,
     boot: u64,
     running: bool,
@@ -76,7 +75,7 @@ pub(super) enum Who {
 
 /// How far a change gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
+pub(super) enum Extent {
     Whole,
     /// The program or the machine dies within it.
     Cut,
@@ -99,6 +98,7 @@ impl World {
             armed: BTreeMap::new(),
             now_ms: 0,
             birth_times: true,
+            hard_links: true,
             capacity: u64::MAX / PAGE,
             handles_max: usize::MAX,
             early_one_in: 8,
@@ -171,7 +171,7 @@ impl World {
 
     /// Runs a change that is a crash point. `apply` is told how far it gets; what it returns counts
     /// only when that is all the way.
-    fn change<T>(
+    pub(super) fn change<T>(
         &mut self,
         door: Door,
         call: Call,
@@ -208,7 +208,7 @@ impl World {
     }
 
     /// Asks whether a call that changes nothing fails.
-    fn ask(&mut self, door: Door, call: Call, path: &Path) -> io::Result<()> {
+    pub(super) fn ask(&mut self, door: Door, call: Call, path: &Path) -> io::Result<()> {
         match door.who {
             Who::Program => match self.faults.strike(call, path, &mut self.rng) {
                 Some(failure) => Err(failure.error()),
@@ -219,7 +219,7 @@ impl World {
     }
 
     /// Whether a change that cannot be done in part happens.
-    fn happens(&mut self, extent: Extent) -> bool {
+    pub(super) fn happens(&mut self, extent: Extent) -> bool {
         match extent {
             Extent::Whole => true,
             Extent::Cut | Extent::Failed(Failure::Io) => self.rng.coin(),
@@ -229,64 +229,6 @@ impl World {
 
     // Handles and locks.
 
-    pub(super) fn open(&mut self, door: Door, path: &Path, how: Open) -> io::Result<Opened> {
-        let place = self.tree.walk(path, how != Open::CreateNew)?;
-        if let Some(node) = place.node {
-            if how == Open::CreateNew {
-                return Err(Errno::EXIST.into());
-            }
-            self.tree.content(node)?;
-            self.has_handle(door)?;
-            self.ask(door, Call::Open, path)?;
-            return Ok(self.hand_out(door, node));
-        }
-        if matches!(how, Open::Read | Open::Write) {
-            return Err(Errno::NOENT.into());
-        }
-        self.has_handle(door)?;
-        self.change(door, Call::Open, path, |world, extent| {
-            if !world.happens(extent) {
-                return Err(down());
-            }
-            let node = world.create(place, Body::File(Content::default()));
-            if extent != Extent::Whole {
-                return Err(down());
-            }
-            Ok(world.hand_out(door, node))
-        })
-    }
-
-    pub(super) fn lock(&mut self, door: Door, path: &Path) -> io::Result<Opened> {
-        let place = self.tree.walk(path, true)?;
-        if let Some(node) = place.node {
-            self.tree.content(node)?;
-        }
-        self.has_handle(door)?;
-        if place.node.is_some_and(|node| self.locks.contains_key(&node)) {
-            return Err(Errno::WOULDBLOCK.into());
-        }
-        self.change(door, Call::Lock, path, |world, extent| {
-            if !world.happens(extent) {
-                return Err(down());
-            }
-            let node = match place.node {
-                Some(node) => node,
-                None => world.create(place, Body::File(Content::default())),
-            };
-            if extent != Extent::Whole {
-                return Err(down());
-            }
-            let holder = world.process_id(door).to_string();
-            world.tree.change(node, |content| {
-                content.set_len(0);
-                content.write(holder.as_bytes(), 0);
-            })?;
-            let opened = world.hand_out(door, node);
-            world.locks.insert(node, opened.id);
-            Ok(opened)
-        })
-    }
-
     pub(super) fn close(&mut self, id: HandleId) {
         if let Some(handle) = self.handles.remove(&id) {
             self.locks.retain(|_, holder| *holder != id);
@@ -295,14 +237,14 @@ impl World {
     }
 
     /// A program has a new process id after every start; the others share one.
-    fn process_id(&self, door: Door) -> u64 {
+    pub(super) fn process_id(&self, door: Door) -> u64 {
         match door.who {
             Who::Program => 1000 + self.run,
             Who::Other => 1000,
         }
     }
 
-    fn has_handle(&self, door: Door) -> io::Result<()> {
+    pub(super) fn has_handle(&self, door: Door) -> io::Result<()> {
         if door.who == Who::Other || self.handles.len() < self.handles_max {
             return Ok(());
         }
@@ -310,327 +252,28 @@ impl World {
         if ours < self.handles_max { Ok(()) } else { Err(Errno::MFILE.into()) }
     }
 
-    fn hand_out(&mut self, door: Door, node: NodeId) -> Opened {
+    pub(super) fn hand_out(&mut self, door: Door, node: NodeId) -> Opened {
         self.next_handle += 1;
         self.handles.insert(self.next_handle, Handle { node, who: door.who });
         self.tree.hold(node);
         Opened { id: self.next_handle, node }
     }
 
-    fn create(&mut self, place: Place, body: Body) -> NodeId {
+    pub(super) fn create(&mut self, place: Place, body: Body) -> NodeId {
         let node = self.tree.create(body, self.now_ms, &mut self.rng);
         self.tree.name(place.folder, place.name, Some(node));
         node
     }
-
-    // Names.
-
-    pub(super) fn rename(
-        &mut self,
-        door: Door,
-        from: &Path,
-        to: &Path,
-        refuse_taken: bool,
-    ) -> io::Result<()> {
-        let source = self.tree.walk(from, false)?;
-        let target = self.tree.walk(to, false)?;
-        let node = source.node.ok_or(Errno::NOENT)?;
-        if node == ROOT || target.node == Some(ROOT) {
-            return Err(Errno::BUSY.into());
-        }
-        if refuse_taken && target.node.is_some() {
-            return Err(Errno::EXIST.into());
-        }
-        if target.node == Some(node) {
-            return Ok(());
-        }
-        self.may_replace(node, &source, &target)?;
-        let is_folder = self.tree.is_folder(node);
-        self.change(door, Call::Rename, from, |world, extent| {
-            // Where a rename that refuses a taken name is a link and an unlink, it can be cut between.
-            let in_steps = refuse_taken && !is_folder && extent != Extent::Whole;
-            if world.happens(extent) {
-                world.tree.name(target.folder, target.name, Some(node));
-                if !in_steps || world.rng.coin() {
-                    world.tree.name(source.folder, source.name, None);
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// As rename(2): folders replace empty folders and never move below themselves.
-    fn may_replace(&self, node: NodeId, source: &Place, target: &Place) -> io::Result<()> {
-        let is_folder = self.tree.is_folder(node);
-        if is_folder && self.tree.is_within(node, target.folder) {
-            return Err(Errno::INVAL.into());
-        }
-        let Some(old) = target.node else { return Ok(()) };
-        if self.tree.is_within(old, source.folder) {
-            return Err(Errno::NOTEMPTY.into());
-        }
-        match (is_folder, self.tree.is_folder(old)) {
-            (true, false) => Err(Errno::NOTDIR.into()),
-            (false, true) => Err(Errno::ISDIR.into()),
-            (true, true) if !self.tree.folder(old)?.names().is_empty() => {
-                Err(Errno::NOTEMPTY.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn remove(&mut self, door: Door, path: &Path) -> io::Result<()> {
-        let place = self.tree.walk(path, false)?;
-        if self.tree.is_folder(place.node.ok_or(Errno::NOENT)?) {
-            return Err(Errno::ISDIR.into());
-        }
-        self.unname(door, Call::Remove, path, place)
-    }
-
-    pub(super) fn remove_dir(&mut self, door: Door, path: &Path) -> io::Result<()> {
-        let place = self.tree.walk(path, false)?;
-        let node = place.node.ok_or(Errno::NOENT)?;
-        if node == ROOT {
-            return Err(Errno::BUSY.into());
-        }
-        if !self.tree.folder(node)?.names().is_empty() {
-            return Err(Errno::NOTEMPTY.into());
-        }
-        self.unname(door, Call::RemoveDir, path, place)
-    }
-
-    fn unname(&mut self, door: Door, call: Call, path: &Path, place: Place) -> io::Result<()> {
-        self.change(door, call, path, |world, extent| {
-            if world.happens(extent) {
-                world.tree.name(place.folder, place.name, None);
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn create_dir(&mut self, door: Door, path: &Path) -> io::Result<()> {
-        self.create_named(door, Call::CreateDir, path, Body::Folder(Folder::default()))
-    }
-
-    pub(super) fn symlink(&mut self, door: Door, target: PathBuf, link: &Path) -> io::Result<()> {
-        self.create_named(door, Call::Open, link, Body::Link(target))
-    }
-
-    fn create_named(&mut self, door: Door, call: Call, path: &Path, body: Body) -> io::Result<()> {
-        let place = self.tree.walk(path, false)?;
-        if place.node.is_some() {
-            return Err(Errno::EXIST.into());
-        }
-        self.change(door, call, path, |world, extent| {
-            if world.happens(extent) {
-                world.create(place, body);
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn sync_dir(&mut self, door: Door, path: &Path) -> io::Result<()> {
-        let id = self.tree.find(path)?;
-        self.tree.folder(id)?;
-        self.change(door, Call::SyncDir, path, |world, extent| {
-            let folder = world.tree.folder_mut(id)?;
-            match extent {
-                Extent::Failed(_) => folder.fail_sync(),
-                Extent::Whole => folder.sync(),
-                Extent::Cut if world.rng.coin() => world.tree.folder_mut(id)?.sync(),
-                Extent::Cut => {}
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn list(&mut self, door: Door, path: &Path) -> io::Result<Vec<Entry>> {
-        let place = self.tree.walk(path, true)?;
-        self.ask(door, Call::List, path)?;
-        let names = self.tree.folder(place.node.ok_or(Errno::NOENT)?)?.names();
-        let is_dir = |name: &OsString, node: NodeId| match self.tree.node(node).body {
-            Body::File(_) => false,
-            Body::Folder(_) => true,
-            Body::Link(_) => self
-                .tree
-                .find(&place.path.join(name))
-                .is_ok_and(|target| self.tree.is_folder(target)),
-        };
-        let entries = names
-            .iter()
-            .map(|(name, node)| Entry { name: name.clone(), is_dir: is_dir(name, *node) });
-        Ok(entries.collect())
-    }
-
-    pub(super) fn stat(&mut self, door: Door, path: &Path) -> io::Result<Stat> {
-        let node = self.tree.find(path)?;
-        self.ask(door, Call::Stat, path)?;
-        Ok(self.stat_of(node))
-    }
-
-    pub(super) fn stat_of(&self, id: NodeId) -> Stat {
-        let node = self.tree.node(id);
-        let (len, kind) = match &node.body {
-            Body::File(content) => (content.len(), Kind::File),
-            Body::Folder(_) => (0, Kind::Dir),
-            Body::Link(_) => (0, Kind::Other),
-        };
-        Stat {
-            dev: DEVICE,
-            ino: node.ino,
-            birth_ns: self.birth_times.then_some(node.birth_ns),
-            len,
-            mtime_ms: node.mtime_ms,
-            kind,
-        }
-    }
-
-    // Content.
-
-    pub(super) fn read(
-        &mut self,
-        door: Door,
-        file: &Target<'_>,
-        buf: &mut [u8],
-        position: u64,
-    ) -> io::Result<usize> {
-        self.ask(door, Call::Read, file.path)?;
-        let mut len = buf.len() as u64;
-        if door.who == Who::Program && len > 0 {
-            len = self.faults.readable(file.node, position, len);
-            if len == 0 {
-                return Err(Errno::IO.into());
-            }
-            len = self.shortened(door, len);
-        }
-        Ok(self.tree.content(file.node)?.read(&mut buf[..len as usize], position))
-    }
-
-    pub(super) fn write(
-        &mut self,
-        door: Door,
-        file: &Target<'_>,
-        bufs: &[IoSlice<'_>],
-        position: u64,
-    ) -> io::Result<usize> {
-        let total: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
-        in_range(position, total)?;
-        self.change(door, Call::Write, file.path, |world, extent| {
-            let wanted = match extent {
-                Extent::Whole => world.shortened(door, total),
-                Extent::Cut => world.rng.below(total + 1),
-                Extent::Failed(_) => return Ok(0),
-            };
-            let free = world.free_pages();
-            let (n, pages) = world.tree.content(file.node)?.fits(position, wanted, free);
-            if n == 0 && wanted > 0 {
-                return Err(Errno::NOSPC.into());
-            }
-            world.tree.grow(file.node, pages, |content| {
-                let mut done = 0;
-                for buf in bufs {
-                    let piece = &buf[..buf.len().min((n - done) as usize)];
-                    content.write(piece, position + done);
-                    done += piece.len() as u64;
-                }
-            })?;
-            world.tree.node_mut(file.node).mtime_ms = world.now_ms;
-            world.maybe_write_back(file.node, position, n)?;
-            Ok(n as usize)
-        })
-    }
-
-    pub(super) fn sync_data(&mut self, door: Door, file: &Target<'_>) -> io::Result<()> {
-        self.change(door, Call::SyncData, file.path, |world, extent| {
-            let rng = &mut world.rng;
-            world.tree.change(file.node, |content| match extent {
-                Extent::Whole => content.sync(),
-                Extent::Cut => content.write_back_some(0..u64::MAX, rng),
-                Extent::Failed(_) => content.fail_sync(rng),
-            })
-        })
-    }
-
-    pub(super) fn set_len(&mut self, door: Door, file: &Target<'_>, len: u64) -> io::Result<()> {
-        in_range(len, 0)?;
-        self.change(door, Call::SetLen, file.path, |world, extent| {
-            if world.happens(extent) {
-                world.tree.change(file.node, |content| content.set_len(len))?;
-                world.tree.node_mut(file.node).mtime_ms = world.now_ms;
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn allocate(
-        &mut self,
-        door: Door,
-        file: &Target<'_>,
-        position: u64,
-        len: u64,
-    ) -> io::Result<()> {
-        in_range(position, len)?;
-        if len == 0 {
-            return Err(Errno::INVAL.into());
-        }
-        self.change(door, Call::Allocate, file.path, |world, extent| {
-            let content = world.tree.content(file.node)?;
-            if content.room_when_reserved(position + len) - content.room() > world.free_pages() {
-                return Err(Errno::NOSPC.into());
-            }
-            if world.happens(extent) {
-                world.tree.change(file.node, |content| content.reserve(position + len))?;
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn free_pages(&self) -> u64 {
-        self.capacity.saturating_sub(self.tree.used)
-    }
-
-    fn shortened(&mut self, door: Door, len: u64) -> u64 {
-        match door.who == Who::Program && len > 1 && self.rng.one_in(self.faults.short_one_in) {
-            true => 1 + self.rng.below(len - 1),
-            false => len,
-        }
-    }
-
-    fn maybe_write_back(&mut self, node: NodeId, position: u64, len: u64) -> io::Result<()> {
-        if !self.rng.one_in(self.early_one_in) {
-            return Ok(());
-        }
-        let pages = position / PAGE..(position + len).div_ceil(PAGE);
-        let rng = &mut self.rng;
-        self.tree.change(node, |content| content.write_back_some(pages, rng))
-    }
 }
 
-/// What [`World::open`] and [`World::lock`] hand out.
+/// A file or a lock that was handed out.
 pub(super) struct Opened {
     pub(super) id: HandleId,
     pub(super) node: NodeId,
 }
 
-/// An open file, and the path it was opened by.
-pub(super) struct Target<'a> {
-    pub(super) node: NodeId,
-    pub(super) path: &'a Path,
-}
-
-/// All files lie on one device.
-const DEVICE: u64 = 0x51;
-
 pub(super) fn down() -> io::Error {
     io::Error::other("the simulated machine is down")
-}
-
-/// The last byte's position must fit the system's signed offset.
-fn in_range(position: u64, len: u64) -> io::Result<()> {
-    match position.checked_add(len).and_then(|end| i64::try_from(end).ok()) {
-        Some(_) => Ok(()),
-        None => Err(Errno::FBIG.into()),
-    }
 }
 
 fn new_boot_id(rng: &mut Rng) -> String {

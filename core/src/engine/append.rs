@@ -1,0 +1,132 @@
+//! F6 · Appending: everything that can be done before the lock is, and only check, stamp and write
+//! are done under it.
+//!
+//! Always true here: a refused batch changed nothing; a full disk refuses data while coordinators
+//! still find room; readers are woken after the bytes are visible.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Inner;
+use super::handle::PartitionHandle;
+use crate::batch::{self, BatchBuilder, BatchHeader, BatchRef, Scratch};
+use crate::client::log::{Ack, Appended};
+use crate::config::{Compression, Level};
+use crate::coordinator::CoordinatorRecord;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::ids::{Offset, ProducerIdentity, TopicPartition};
+use crate::log::Origin;
+
+/// Free space is looked at every so many bytes.
+const SPACE_CHECK_BYTES: u64 = 16 << 20;
+
+impl<D: Disk> Inner<D> {
+    pub(super) async fn append(
+        self: &Arc<Self>,
+        at: &TopicPartition,
+        bytes: &[u8],
+        transactional_id: Option<&str>,
+        ack: Ack,
+    ) -> Result<Appended> {
+        self.check_running()?;
+        let handle = self.partition(at)?;
+        if handle.internal {
+            return Err(Error::invalid(format!("{at} is internal: only the log writes there")));
+        }
+        let header = batch::validate(bytes, handle.max_message_bytes).map_err(Error::from)?;
+        if handle.compact {
+            let batch = BatchRef::parse(bytes).map_err(Error::from)?;
+            batch::validate_records(&batch, true, &mut Scratch::default()).map_err(Error::from)?;
+        }
+        self.check_space(bytes.len())?;
+        if header.is_transactional() {
+            let id = transactional_id.ok_or_else(|| {
+                Error::invalid("a transactional batch without its transactional id")
+            })?;
+            if !handle.lock().has_open(header.producer) {
+                self.join_transaction(id, header.producer, std::slice::from_ref(at)).await?;
+            }
+        }
+        let stored = self.write(&handle, &header, bytes, Origin::Client)?;
+        if ack == Ack::Level && handle.view.level == Level::Disk {
+            self.wait_durable(&[(handle, stored.next_offset)]).await?;
+        }
+        Ok(stored)
+    }
+
+    /// Writes one batch and wakes readers.
+    fn write(
+        self: &Arc<Self>,
+        handle: &Arc<PartitionHandle<D>>,
+        header: &BatchHeader,
+        bytes: &[u8],
+        origin: Origin,
+    ) -> Result<Appended> {
+        let mut partition = handle.lock();
+        let stored = partition.append(header, bytes, origin);
+        let rolled = partition.has_sealed();
+        drop(partition);
+        let stored = self.watch(stored)?;
+        if handle.view.level == Level::Os {
+            handle.changed.notify_waiters();
+        }
+        if rolled {
+            // Whatever the level: the recovery point follows the segments.
+            self.request_sync(handle);
+        }
+        Ok(Appended {
+            base_offset: stored.base_offset,
+            next_offset: stored.next_offset,
+            duplicate: stored.duplicate,
+        })
+    }
+
+    /// Writes a coordinator's records as one batch, transactional ones under their producer. Returns
+    /// the end after them.
+    pub(super) fn write_records(
+        self: &Arc<Self>,
+        handle: &Arc<PartitionHandle<D>>,
+        records: &[CoordinatorRecord],
+        producer: ProducerIdentity,
+    ) -> Result<Offset> {
+        self.check_running()?;
+        if records.is_empty() {
+            return Ok(handle.view.log.end());
+        }
+        let now = self.clock.now();
+        let size = records.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, |v| v.len()) + 32);
+        let mut builder = BatchBuilder::new(Compression::None, 128 + size.sum::<usize>());
+        for record in records {
+            builder.push(now, Some(&record.key), record.value.as_deref(), &[]).map_err(Error::from)?;
+        }
+        let bytes = builder.finish(producer, -1, producer.id >= 0)?;
+        let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
+        Ok(self.write(handle, &header, &bytes, Origin::Coordinator)?.next_offset)
+    }
+
+    /// Refuses data when the file system is nearly full, and takes it again when it is not.
+    fn check_space(&self, len: usize) -> Result<()> {
+        let since = self.since_space_check.fetch_add(len as u64, Ordering::Relaxed);
+        let refused = self.no_space.load(Ordering::Relaxed);
+        if since < SPACE_CHECK_BYTES && !refused {
+            return Ok(());
+        }
+        self.since_space_check.store(0, Ordering::Relaxed);
+        let dir = self.log_dir();
+        let free = self.disk.free_space(&dir).map_err(|e| Error::io("look at the space of", &dir, e))?;
+        let refuse = free < self.config.min_free_bytes;
+        self.no_space.store(refuse, Ordering::Relaxed);
+        if refuse {
+            let source = std::io::Error::new(
+                std::io::ErrorKind::StorageFull,
+                format!(
+                    "{free} bytes are free and {} are kept for coordinators: free some, appends go on by themselves",
+                    self.config.min_free_bytes
+                ),
+            );
+            return Err(Error::Full { path: dir, source });
+        }
+        Ok(())
+    }
+}

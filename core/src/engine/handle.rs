@@ -1,0 +1,63 @@
+//! F6 · A partition in the engine: the writer behind a lock, the readers' view beside it.
+//!
+//! Always true here: under the lock there is only check, stamp and write; nothing is awaited while
+//! it is held; whoever changed what readers may see wakes them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::{METADATA_TOPIC, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use crate::disk::Disk;
+use crate::ids::{Offset, TopicPartition};
+use crate::partition::{Partition, PartitionView};
+
+/// One partition.
+pub(crate) struct PartitionHandle<D: Disk> {
+    pub(crate) at: TopicPartition,
+    pub(crate) view: Arc<PartitionView<D>>,
+    /// The largest batch accepted, in bytes.
+    pub(crate) max_message_bytes: usize,
+    /// Whether records need a key.
+    pub(crate) compact: bool,
+    /// Whether clients may not write here.
+    pub(crate) internal: bool,
+    writer: Mutex<Partition<D>>,
+    /// Rings when an end moved.
+    pub(crate) changed: Notify,
+    /// Where the partition stands in the sync queue; see `sync.rs`.
+    pub(crate) sync_state: AtomicU8,
+}
+
+impl<D: Disk> PartitionHandle<D> {
+    pub(crate) fn new(
+        at: TopicPartition,
+        partition: Partition<D>,
+        config: &crate::config::TopicConfig,
+    ) -> Self {
+        Self {
+            // Other names with two underscores belong to layers above, which write there as clients:
+            // connectors keep their positions so.
+            internal: matches!(&*at.topic, METADATA_TOPIC | OFFSETS_TOPIC | TRANSACTIONS_TOPIC),
+            view: Arc::clone(partition.view()),
+            max_message_bytes: config.max_message_bytes as usize,
+            compact: config.compact,
+            at,
+            writer: Mutex::new(partition),
+            changed: Notify::new(),
+            sync_state: AtomicU8::new(0),
+        }
+    }
+
+    /// The writer.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Partition<D>> {
+        self.writer.lock()
+    }
+
+    /// Everything below was synced.
+    pub(crate) fn durable_end(&self) -> Offset {
+        self.view.durable_end()
+    }
+}

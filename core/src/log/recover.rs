@@ -1,0 +1,534 @@
+//! F3 · Opening a partition's folder: after a clean stop by looking, after any other by reading.
+//!
+//! ```text
+//!   unclean:  sync files at and above the recovery point, and the folder      (crash-catalogue 1)
+//!             drop their cached pages: what is read next is what is on the medium
+//!             newest producer snapshot at or below the recovery point
+//!             every batch above it: CRC, contiguous offsets -> index, aborted index, producers, epochs
+//!             first bad batch:  >= hint  torn tail: cut here, remove later segments, sync the cut
+//!                               <  hint  damaged: nothing is touched, the error names file and byte
+//! ```
+//!
+//! Always true here: what recovery decided on is on the medium before it is used; a second crash at
+//! any step of recovery is recovered the same way; side files above the recovery point are rebuilt,
+//! never believed; no byte below the hint is ever removed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use arc_swap::ArcSwap;
+
+use super::aborted::Aborted;
+use super::epochs::Epochs;
+use super::hint::{Hint, SLOT_LEN};
+use super::index::{Entry, GrowingIndex};
+use super::producers::Producers;
+use super::segment::{Segment, path_of};
+use super::{EPOCHS_FILE, HINT_FILE, LogView, PartitionLog, Unsynced};
+use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
+use crate::config::TopicConfig;
+use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file, write_all_at};
+use crate::error::{Error, Result};
+use crate::ids::{Offset, TopicPartition};
+
+/// How a folder is opened.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Which partition it is.
+    pub at: TopicPartition,
+    /// The folder.
+    pub dir: PathBuf,
+    /// The topic's settings.
+    pub config: TopicConfig,
+    /// Whether the last process stopped cleanly.
+    pub clean: bool,
+}
+
+/// What opening found and did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Recovered {
+    /// Bytes that were read and checked.
+    pub scanned_bytes: u64,
+    /// Bytes of a torn tail that were cut.
+    pub cut_bytes: u64,
+    /// Everything below was known to be durable before the folder was opened.
+    pub known_durable: Offset,
+    /// Segments that lay behind the cut and were removed.
+    pub removed_segments: usize,
+}
+
+/// The largest side file that is read whole.
+const SIDE_FILE_LIMIT: u64 = 64 << 20;
+const SCAN_CHUNK: usize = 1 << 20;
+
+impl<D: Disk> PartitionLog<D> {
+    /// Opens a partition's folder, recovering it when the last stop was not clean. The folder exists;
+    /// a first segment is made when there is none.
+    ///
+    /// # Errors
+    /// `Damaged` for bad bytes below the flushed-offset hint, or below the recovery point; `Io`.
+    pub fn open(disk: &D, opening: &Opening) -> Result<(Self, Recovered)> {
+        let mut opener = Opener::new(disk, opening)?;
+        let log = if opening.clean { opener.clean()? } else { opener.unclean()? };
+        Ok((log, opener.report))
+    }
+}
+
+struct Opener<'a, D: Disk> {
+    disk: &'a D,
+    opening: &'a Opening,
+    dir: &'a Path,
+    bases: Vec<Offset>,
+    snapshots: Vec<Offset>,
+    hint: Option<Hint>,
+    hint_file: Option<D::File>,
+    report: Recovered,
+}
+
+/// What a scan of one segment built.
+struct Scan {
+    size: u64,
+    next: Offset,
+    index: GrowingIndex,
+    aborted: Vec<Aborted>,
+    bad: Option<String>,
+}
+
+impl<'a, D: Disk> Opener<'a, D> {
+    fn new(disk: &'a D, opening: &'a Opening) -> Result<Self> {
+        let dir = opening.dir.as_path();
+        let mut bases = Vec::new();
+        let mut snapshots = Vec::new();
+        for entry in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
+            let name = entry.name.to_string_lossy();
+            let Some((stem, suffix)) = name.split_once('.') else { continue };
+            let Ok(offset) = stem.parse::<Offset>() else { continue };
+            match suffix {
+                "log" => bases.push(offset),
+                "snapshot" => snapshots.push(offset),
+                _ => {}
+            }
+        }
+        bases.sort_unstable();
+        snapshots.sort_unstable();
+        let path = dir.join(HINT_FILE);
+        let file = disk.open(&path, Open::Create).map_err(|e| Error::io("open", &path, e))?;
+        let mut slots = vec![0; (file.len().map_err(|e| Error::io("read", &path, e))?).min(2 * SLOT_LEN) as usize];
+        read_exact_at(&file, &mut slots, 0).map_err(|e| Error::io("read", &path, e))?;
+        let hint = Hint::decode(&slots);
+        let known_durable = hint.map_or(0, |h| h.durable_end);
+        let report = Recovered { known_durable, ..Recovered::default() };
+        Ok(Self { disk, opening, dir, bases, snapshots, hint, hint_file: Some(file), report })
+    }
+
+    /// Opens after a clean stop: everything is durable, side files are whole.
+    fn clean(&mut self) -> Result<PartitionLog<D>> {
+        let Some((&active, sealed)) = self.bases.split_last() else { return self.empty() };
+        let mut segments = Vec::new();
+        for &base in sealed {
+            segments.push(Arc::new(self.sealed(base)?));
+        }
+        let epochs = self.epochs();
+        // The active segment is read again: that fills its index and checks its batches.
+        let mut producers = self.snapshot_at_most(active);
+        let mut epochs = epochs.unwrap_or_default();
+        let (segment, scan) = self.scan(active, &mut producers, &mut epochs)?;
+        if let Some(bad) = scan.bad {
+            return Err(self.damaged(active, scan.size, &bad));
+        }
+        segments.push(Arc::new(segment));
+        let hint = Hint { durable_end: scan.next, recovery_point: active, ..self.hint.unwrap_or_default() };
+        self.assemble(segments, producers, epochs, hint, scan.next)
+    }
+
+    /// Opens after anything else.
+    fn unclean(&mut self) -> Result<PartitionLog<D>> {
+        let hint = self.hint.unwrap_or_default();
+        let Some(first) = self.bases.iter().rposition(|&b| b <= hint.recovery_point) else {
+            return match self.bases.first() {
+                None if hint.durable_end == 0 => self.empty(),
+                _ => Err(self.lost(hint.durable_end)),
+            };
+        };
+        self.settle(first)?;
+        let mut segments = Vec::new();
+        for &base in &self.bases[..first] {
+            segments.push(Arc::new(self.sealed(base)?));
+        }
+        let mut producers = self.snapshot_at_most(self.bases[first]);
+        let mut epochs = self.epochs().unwrap_or_default();
+        epochs.cut(self.bases[first]);
+        let mut next = self.bases[first];
+        let mut cut: Option<usize> = None;
+        let mut sealed: Vec<(Arc<Segment<D>>, Offset)> = Vec::new();
+        for at in first..self.bases.len() {
+            let base = self.bases[at];
+            // Above the recovery point offsets are contiguous: a gap is the torn tail.
+            if base != next {
+                cut = Some(at);
+                break;
+            }
+            if let Some(before) = segments.last().filter(|_| at > first) {
+                self.reseal(before, base, &producers)?;
+                sealed.push((Arc::clone(before), base));
+            }
+            let (segment, scan) = self.scan(base, &mut producers, &mut epochs)?;
+            next = scan.next;
+            self.report.scanned_bytes += scan.size;
+            segments.push(Arc::new(segment));
+            if let Some(bad) = scan.bad {
+                if next < hint.durable_end {
+                    return Err(self.damaged(base, scan.size, &bad));
+                }
+                cut = Some(at + 1);
+                break;
+            }
+        }
+        if next < hint.durable_end {
+            return Err(self.lost(hint.durable_end));
+        }
+        let kept = segments.last().map(Arc::clone);
+        if let Some(kept) = kept {
+            self.cut_tail(&kept, cut)?;
+        }
+        self.remove_snapshots_above(next)?;
+        epochs.cut(next);
+        self.rewrite(&self.dir.join(EPOCHS_FILE), epochs.to_text().as_bytes())?;
+        let hint = Hint { durable_end: next, ..hint };
+        let mut log = self.assemble(segments, producers, epochs, hint, next)?;
+        // The recovery point passes these segments when the next job has synced their side files.
+        log.unsynced = Unsynced { names: true, sealed };
+        Ok(log)
+    }
+
+    /// Writes again what a roll writes: the index of the sealed segment and the snapshot after it.
+    fn reseal(&self, segment: &Segment<D>, next: Offset, producers: &Producers) -> Result<()> {
+        segment.write_index(self.disk, self.dir)?;
+        self.rewrite(&path_of(self.dir, next, "snapshot"), &producers.to_snapshot())
+    }
+
+    fn rewrite(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let file = self.disk.open(path, Open::Create).map_err(|e| Error::io("create", path, e))?;
+        file.set_len(0).map_err(|e| Error::io("cut", path, e))?;
+        write_all_at(&file, bytes, 0).map_err(|e| Error::io("write", path, e))
+    }
+
+    /// Makes what a kill left in the page cache durable, then forgets the cache: from here on reads
+    /// see the medium.
+    fn settle(&self, first: usize) -> Result<()> {
+        for &base in &self.bases[first..] {
+            let path = path_of(self.dir, base, "log");
+            let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+            file.sync_data().map_err(|e| Error::io("sync", &path, e))?;
+            file.drop_cache().map_err(|e| Error::io("drop the cache of", &path, e))?;
+        }
+        self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))
+    }
+
+    /// Cuts the torn tail and removes what lies behind it, last segment first, so that a crash in
+    /// between leaves a gap at most (which the next recovery cuts again); then makes it durable.
+    fn cut_tail(&mut self, kept: &Segment<D>, removed_from: Option<usize>) -> Result<()> {
+        let mut changed = false;
+        if let Some(from) = removed_from {
+            for &base in self.bases[from..].iter().rev() {
+                for suffix in ["log", "index", "txnindex", "timeindex"] {
+                    let path = path_of(self.dir, base, suffix);
+                    match self.disk.remove(&path) {
+                        Ok(()) => changed = true,
+                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(e) => return Err(Error::io("remove", &path, e)),
+                    }
+                }
+                self.report.removed_segments += 1;
+            }
+        }
+        let len = kept.file.len().map_err(|e| Error::io("read", &kept.path, e))?;
+        if len > kept.size() {
+            self.report.cut_bytes += len - kept.size();
+            kept.file.set_len(kept.size()).map_err(|e| Error::io("cut", &kept.path, e))?;
+            kept.file.sync_data().map_err(|e| Error::io("sync", &kept.path, e))?;
+            changed = true;
+        }
+        if changed {
+            self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
+        }
+        Ok(())
+    }
+
+    /// Snapshots above the log end would be believed when the log grows past them: they go, durably,
+    /// before it grows. Strays between segments go too; the newest one stays.
+    fn remove_snapshots_above(&self, end: Offset) -> Result<()> {
+        let newest = self.snapshots.iter().copied().filter(|&s| s <= end).max();
+        let mut removed = false;
+        for &at in &self.snapshots {
+            let stray = !self.bases.contains(&at) && Some(at) != newest;
+            if at > end || stray {
+                let path = path_of(self.dir, at, "snapshot");
+                self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+                removed = true;
+            }
+        }
+        if removed {
+            self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
+        }
+        Ok(())
+    }
+
+    fn empty(&mut self) -> Result<PartitionLog<D>> {
+        let segment = Arc::new(Segment::create(self.disk, self.dir, 0)?);
+        self.remove_snapshots_above(0)?;
+        let hint = Hint { turn: self.hint.map_or(0, |h| h.turn), ..Hint::default() };
+        let mut log =
+            self.assemble(vec![segment], Producers::default(), Epochs::default(), hint, 0)?;
+        log.unsynced.names = true;
+        Ok(log)
+    }
+
+    fn sealed(&self, base: Offset) -> Result<Segment<D>> {
+        let path = path_of(self.dir, base, "log");
+        let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+        let size = file.len().map_err(|e| Error::io("read", &path, e))?;
+        let side = path_of(self.dir, base, "txnindex");
+        let aborted = match read_file(self.disk, &side, SIDE_FILE_LIMIT) {
+            Ok(bytes) => Aborted::decode_all(&bytes, base).ok_or_else(|| {
+                Error::damaged(&side, 0, "not an aborted-transaction index: remove it and the flushed-offset file to have both rebuilt")
+            })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(Error::io("read", &side, e)),
+        };
+        Ok(Segment::sealed(base, file, path, size, aborted))
+    }
+
+    fn epochs(&self) -> Option<Epochs> {
+        let bytes = read_file(self.disk, &self.dir.join(EPOCHS_FILE), SIDE_FILE_LIMIT).ok()?;
+        Epochs::from_text(&bytes)
+    }
+
+    /// The newest usable snapshot at or below `base`, brought up to `base`.
+    fn snapshot_at_most(&self, base: Offset) -> Producers {
+        // A snapshot older than the segment would need the segments between; they are sealed and
+        // their own snapshot is durable with them, so the one named `base` is the normal case.
+        let usable = self.snapshots.iter().rev().filter(|&&at| at <= base).find_map(|&at| {
+            let path = path_of(self.dir, at, "snapshot");
+            let producers = Producers::from_snapshot(&read_file(self.disk, &path, SIDE_FILE_LIMIT).ok()?)?;
+            Some((at, producers))
+        });
+        let (from, mut producers) = usable.unwrap_or((0, Producers::default()));
+        for &at in self.bases.iter().filter(|&&b| b >= from && b < base) {
+            // Best effort over sealed segments: damage there is found when they are read.
+            if self.scan(at, &mut producers, &mut Epochs::default()).is_err() {
+                break;
+            }
+        }
+        producers
+    }
+
+    /// Reads a segment from its start to its first bad batch.
+    fn scan(&self, base: Offset, producers: &mut Producers, epochs: &mut Epochs) -> Result<(Segment<D>, Scan)> {
+        let path = path_of(self.dir, base, "log");
+        let file = self.disk.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e))?;
+        let len = file.len().map_err(|e| Error::io("read", &path, e))?;
+        let mut scan = Scan { size: 0, next: base, index: GrowingIndex::new(), aborted: Vec::new(), bad: None };
+        let mut window = Window::new(&file, len);
+        let mut since_index = 0u64;
+        while scan.size < len {
+            let batch = match window.batch_at(scan.size) {
+                Ok(Ok(batch)) => batch,
+                Ok(Err(bad)) => {
+                    scan.bad = Some(bad);
+                    break;
+                }
+                Err(e) => return Err(Error::io("read", &path, e)),
+            };
+            let header = batch.header;
+            if header.base_offset != scan.next {
+                scan.bad = Some(format!("offset {} where {} must follow", header.base_offset, scan.next));
+                break;
+            }
+            since_index += header.size() as u64;
+            if since_index > u64::from(self.opening.config.index_interval_bytes) {
+                scan.index.push(Entry {
+                    relative: (header.last_offset() - base) as u32,
+                    position: scan.size as u32,
+                });
+                since_index = 0;
+            }
+            replay(&batch, producers, &mut scan.aborted);
+            epochs.note(header.leader_epoch, header.base_offset);
+            scan.size += header.size() as u64;
+            scan.next = header.next_offset();
+        }
+        let index = std::mem::replace(&mut scan.index, GrowingIndex::new());
+        let segment =
+            Segment::recovered(base, file, path, scan.size, index, scan.aborted.clone());
+        Ok((segment, scan))
+    }
+
+    fn assemble(
+        &mut self,
+        segments: Vec<Arc<Segment<D>>>,
+        mut producers: Producers,
+        epochs: Epochs,
+        hint: Hint,
+        end: Offset,
+    ) -> Result<PartitionLog<D>> {
+        for segment in &segments {
+            self.write_rebuilt_aborted(segment)?;
+        }
+        // What is below the end now is durable, so every marker in it is decided.
+        producers.decided_below(end);
+        let start = segments.first().map_or(0, |s| s.base);
+        let active = segments.last().map(Arc::clone).ok_or_else(|| {
+            Error::damaged(self.dir, 0, "no segment could be opened or made")
+        })?;
+        let view = Arc::new(LogView {
+            disk: self.disk.clone(),
+            at: self.opening.at.clone(),
+            segments: ArcSwap::from_pointee(segments),
+            start: AtomicI64::new(start),
+            end: AtomicI64::new(end),
+        });
+        let hint_file = self.hint_file.take().ok_or_else(|| {
+            Error::damaged(self.dir, 0, "the hint file was opened twice")
+        })?;
+        Ok(PartitionLog {
+            disk: self.disk.clone(),
+            dir: self.dir.to_owned(),
+            config: self.opening.config.clone(),
+            view,
+            active,
+            producers,
+            epochs,
+            since_index: 0,
+            hint,
+            noted: self.hint.unwrap_or_default(),
+            hint_file,
+            durable_end: end,
+            unsynced: Unsynced::default(),
+        })
+    }
+
+    /// The aborted index of a segment that was scanned replaces whatever file was there.
+    fn write_rebuilt_aborted(&self, segment: &Segment<D>) -> Result<()> {
+        let path = path_of(self.dir, segment.base, "txnindex");
+        let wanted: Vec<u8> = segment.aborted().iter().flat_map(Aborted::encode).collect();
+        let found = match read_file(self.disk, &path, SIDE_FILE_LIMIT) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        if wanted == found {
+            return Ok(());
+        }
+        self.rewrite(&path, &wanted)
+    }
+
+    fn damaged(&self, base: Offset, position: u64, bad: &str) -> Error {
+        Error::damaged(
+            &path_of(self.dir, base, "log"),
+            position,
+            format!("{bad}; these bytes were synced once, so this is not a torn write: restore the file from a copy"),
+        )
+    }
+
+    fn lost(&self, offset: Offset) -> Error {
+        Error::damaged(
+            self.dir,
+            0,
+            format!("records below offset {offset} were synced and are not there: restore the folder from a copy"),
+        )
+    }
+}
+
+/// Takes a batch of the log into the producer state and the aborted index.
+fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Aborted>) {
+    let header = &batch.header;
+    if !header.is_control() {
+        producers.written(header);
+        return;
+    }
+    let mut scratch = batch::Scratch::default();
+    let marker = batch
+        .records(&mut scratch)
+        .ok()
+        .and_then(|mut records| records.next()?.ok().and_then(|r| batch::parse_marker(&r)));
+    let Some((marker, coordinator_epoch)) = marker else { return };
+    let first_unstable = producers.first_unstable();
+    let ended = producers.marked(
+        marker,
+        header.producer,
+        coordinator_epoch,
+        header.base_offset,
+        header.max_timestamp,
+    );
+    if let (batch::Marker::Abort, Some(ended)) = (marker, ended) {
+        aborted.push(Aborted {
+            producer_id: header.producer.id,
+            first_offset: ended.first_offset,
+            last_offset: ended.marker_offset,
+            last_stable: first_unstable.unwrap_or(ended.marker_offset),
+        });
+    }
+    // While replaying, nothing above is known yet; a marker that was read is decided.
+    producers.decided_below(header.next_offset());
+}
+
+/// A moving piece of a file, large enough for the batch at hand.
+struct Window<'f, F> {
+    file: &'f F,
+    len: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'f, F: DiskFile> Window<'f, F> {
+    fn new(file: &'f F, len: u64) -> Self {
+        Self { file, len, start: 0, bytes: Vec::new() }
+    }
+
+    fn fill(&mut self, position: u64, need: usize) -> std::io::Result<bool> {
+        let inside = position >= self.start
+            && position + need as u64 <= self.start + self.bytes.len() as u64;
+        if inside {
+            return Ok(true);
+        }
+        if position + need as u64 > self.len {
+            return Ok(false);
+        }
+        let want = (need.max(SCAN_CHUNK) as u64).min(self.len - position) as usize;
+        self.bytes.resize(want, 0);
+        self.start = position;
+        match read_exact_at(self.file, &mut self.bytes, position) {
+            Ok(()) => Ok(true),
+            // The medium holds less than the name promised: the tail is torn.
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                self.bytes.clear();
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The whole, checked batch at `position`, or what is wrong with it.
+    fn batch_at(&mut self, position: u64) -> std::io::Result<Result<BatchRef<'_>, String>> {
+        let short = || Ok(Err("the file ends inside a batch".to_owned()));
+        if !self.fill(position, HEADER_LEN)? {
+            return short();
+        }
+        let at = (position - self.start) as usize;
+        let header = match BatchHeader::parse(&self.bytes[at..at + HEADER_LEN]) {
+            Ok(header) => header,
+            Err(e) => return Ok(Err(e.to_string())),
+        };
+        if !self.fill(position, header.size())? {
+            return short();
+        }
+        let at = (position - self.start) as usize;
+        let checked = BatchRef::parse(&self.bytes[at..]).and_then(|batch| {
+            batch.check_crc()?;
+            Ok(batch)
+        });
+        Ok(checked.map_err(|e| e.to_string()))
+    }
+}

@@ -1,0 +1,635 @@
+//! A worker: some tasks, one transactional producer, and the exactly-once protocol in steps.
+//!
+//! ```text
+//!   S1  fetch, process           records -> stages -> batches of the open transaction
+//!   S2  is it time to commit?    interval, bytes, or all inputs drained
+//!   S3  flush every touched task changelog records, marks of time, meta record
+//!   S4  flush the producer       everything is written
+//!   S5  offsets                  of every touched task, also when none moved: that fences zombies
+//!   S6  commit                   the log decides
+//!   S7  committed                overlays merged, positions moved
+//!   S8  checkpoint               off this path: rows, barrier, meta, barrier
+//! ```
+//!
+//! Always true here: a step never leaves a transaction half-made: it commits whole, or an error aborts
+//! it and every task goes back to its last commit; the store is written with committed rows only, and
+//! only after the log called them durable.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use thalweg_core::batch::{Scratch, Visible, batches};
+use thalweg_core::client::log::{
+    FetchFrom, FetchOptions, Fetched, Isolation, Log, Membership, OffsetCommit,
+};
+use thalweg_core::client::transaction::{Slot, TransactionalProducer};
+use thalweg_core::ids::{Offset, Timestamp, TopicPartition};
+
+use crate::bring_up::{Ready, second_handle};
+use thalweg_core::client::partitioner::partition_of;
+
+use crate::cx::{Emit, Outgoing, Route};
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::position::Note;
+use crate::state::backend::StateStore;
+use crate::state::checkpoint::write_checkpoint;
+use crate::state::meta::{CheckpointMeta, Meta};
+use crate::task::{Commit, Consumed, Frozen};
+use crate::topology::Topology;
+
+/// Settings of a worker, as [`crate::app::App`] gives them.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerConfig {
+    pub(crate) commit_ms: i64,
+    pub(crate) commit_bytes: u64,
+    pub(crate) checkpoint_ms: i64,
+    pub(crate) checkpoint_bytes: usize,
+    pub(crate) fetch_bytes: usize,
+}
+
+/// What a step found to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Records were processed or committed: step again at once.
+    Worked,
+    /// There was nothing to do.
+    Idle,
+}
+
+/// How a task stands, for others to look at. Written by its worker after each step.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// The next offset of its input, committed.
+    pub(crate) committed: AtomicI64,
+    /// Whether it holds anything that is not committed.
+    pub(crate) dirty: AtomicBool,
+    pub(crate) records: AtomicU64,
+    pub(crate) late: AtomicU64,
+    pub(crate) windows_closed: AtomicU64,
+}
+
+/// A task in its worker.
+struct Running {
+    ready: Ready,
+    progress: Arc<Progress>,
+    /// Slots by output and partition.
+    slots: Vec<Vec<Slot>>,
+    /// Where the last commit left the input.
+    committed: (Offset, i32),
+    /// Whether the open transaction has anything of this task in it.
+    touched: bool,
+    /// The meta record of the last commit, for the next checkpoint.
+    meta: Option<Meta>,
+    /// Committed since the last checkpoint.
+    unsaved: bool,
+    /// Since when the input stands at its end, and whether the task was told.
+    at_end: Option<(Timestamp, bool)>,
+}
+
+/// Where checkpoints are written.
+pub(crate) enum Checkpoints {
+    /// In the step that begins them: a simulation.
+    Inline,
+    /// On a thread of their own: given rows, runs the closure somewhere.
+    Background(Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>),
+}
+
+/// Tasks that share a producer.
+pub struct Worker {
+    log: Arc<dyn Log>,
+    topology: Arc<Topology>,
+    store: Arc<dyn StateStore>,
+    member: Membership,
+    producer: TransactionalProducer,
+    config: WorkerConfig,
+    tasks: Vec<Running>,
+    scratch: Scratch,
+    began: Option<Timestamp>,
+    last_checkpoint: Timestamp,
+    checkpoints: Checkpoints,
+    /// The checkpoint under way, on another thread.
+    saving: Option<Saving>,
+    sticky: u32,
+}
+
+struct Saving {
+    tasks: Vec<usize>,
+    done: std::sync::mpsc::Receiver<Result<()>>,
+}
+
+/// What a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) store: Arc<dyn StateStore>,
+    pub(crate) member: Membership,
+    pub(crate) producer: TransactionalProducer,
+    pub(crate) config: WorkerConfig,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) tasks: Vec<(Ready, Arc<Progress>)>,
+}
+
+impl Worker {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            log,
+            topology,
+            layout,
+            store,
+            member,
+            mut producer,
+            config,
+            checkpoints,
+            tasks,
+        } = parts;
+        let tasks = tasks
+            .into_iter()
+            .map(|(ready, progress)| {
+                let outputs = topology.subtopologies()[ready.subtopology].outputs();
+                let slots = outputs
+                    .iter()
+                    .map(|o| layout.all(&o.topic).iter().map(|at| producer.slot(at)).collect())
+                    .collect();
+                progress.committed.store(ready.next_offset, Ordering::Release);
+                let committed = (ready.next_offset, ready.leader_epoch);
+                Running {
+                    ready,
+                    progress,
+                    slots,
+                    committed,
+                    touched: false,
+                    meta: None,
+                    unsaved: false,
+                    at_end: None,
+                }
+            })
+            .collect();
+        let last_checkpoint = log.now();
+        Self {
+            log,
+            topology,
+            store,
+            member,
+            producer,
+            config,
+            tasks,
+            scratch: Scratch::default(),
+            began: None,
+            last_checkpoint,
+            checkpoints,
+            saving: None,
+            sticky: 0,
+        }
+    }
+
+    /// Whether it has no task.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// One turn: what is there is processed, and committed when it is time. Never waits for records.
+    ///
+    /// # Errors
+    /// What stops the application. Errors that may pass by themselves (a full disk) abort the
+    /// transaction and are returned as retriable: step again later, nothing is lost.
+    pub async fn step(&mut self) -> Result<Step> {
+        match self.try_step().await {
+            Ok(step) => Ok(step),
+            Err(e) => {
+                self.abort().await?;
+                Err(e)
+            }
+        }
+    }
+
+    async fn try_step(&mut self) -> Result<Step> {
+        self.finish_checkpoint(false)?;
+        let from = self.wanted();
+        let fetched = self.log.fetch(&from, self.fetch_options(Duration::ZERO)).await?;
+        let mut worked = false;
+        for (index, one) in fetched.iter().enumerate() {
+            worked |= self.process(index, one).await?;
+        }
+        let now = self.log.now();
+        let open = self.tasks.iter().any(|t| t.touched);
+        let waited = self.began.is_some_and(|began| now - began >= self.config.commit_ms);
+        let large = self.producer.transaction_bytes() >= self.config.commit_bytes;
+        if open && (!worked || waited || (self.producer.in_transaction() && large)) {
+            self.commit().await?;
+            worked = true;
+        }
+        self.publish();
+        Ok(if worked { Step::Worked } else { Step::Idle })
+    }
+
+    /// Waits for records, at most `max_wait`.
+    ///
+    /// # Errors
+    /// Those of fetching.
+    pub async fn wait(&self, max_wait: Duration) -> Result<()> {
+        self.log.fetch(&self.wanted(), self.fetch_options(max_wait)).await?;
+        Ok(())
+    }
+
+    fn wanted(&self) -> Vec<FetchFrom> {
+        self.tasks
+            .iter()
+            .map(|task| FetchFrom {
+                at: task.ready.input.clone(),
+                offset: task.ready.next_offset,
+                max_bytes: self.config.fetch_bytes,
+            })
+            .collect()
+    }
+
+    fn fetch_options(&self, max_wait: Duration) -> FetchOptions {
+        FetchOptions { isolation: Isolation::ReadCommitted, max_wait, max_bytes: 0 }
+    }
+
+    /// Hands what was fetched to its task. True when the position moved, if only over markers.
+    async fn process(&mut self, index: usize, fetched: &Fetched) -> Result<bool> {
+        let clock = self.log.now();
+        let running = &mut self.tasks[index];
+        let offsets = fetched.offsets;
+        let stands = fetched.next_offset >= offsets.high_watermark
+            && offsets.last_stable == offsets.high_watermark;
+        if fetched.batches.is_empty() {
+            return self.idle(index, stands, clock).await;
+        }
+        running.at_end = None;
+        let offset = running.ready.next_offset;
+        let mut any = false;
+        for batch in Visible::new(&fetched.batches, &fetched.aborted, offset) {
+            let batch = batch.map_err(thalweg_core::Error::from)?;
+            batch.check_crc().map_err(thalweg_core::Error::from)?;
+            if !any && !self.producer.in_transaction() {
+                self.producer.begin().await?;
+                self.began = Some(clock);
+            }
+            any = true;
+            let running = &mut self.tasks[index];
+            running.touched = true;
+            let mut failed = None;
+            let records = batch.records(&mut self.scratch).map_err(thalweg_core::Error::from)?;
+            let mut records = records.starting_at(offset).map_while(|record| match record {
+                Ok(record) => Some(record),
+                Err(e) => {
+                    failed = Some(e);
+                    None
+                }
+            });
+            let mut out = Outbox {
+                producer: &mut self.producer,
+                slots: &running.slots,
+                sticky: &mut self.sticky,
+            };
+            running.ready.task.process(0, &mut records, clock, &mut out)?;
+            if let Some(e) = failed {
+                return Err(thalweg_core::Error::from(e).into());
+            }
+            self.producer.flush_full().await?;
+        }
+        let running = &mut self.tasks[index];
+        running.ready.next_offset = fetched.next_offset;
+        // Of the batch right before the position, and that may be a marker which nobody sees: written
+        // by a recovery, it has a later epoch than the records before it.
+        if let Some(last) = batches(&fetched.batches).filter_map(Result::ok).last() {
+            running.ready.leader_epoch = last.header.leader_epoch;
+        }
+        Ok(true)
+    }
+
+    /// An input has nothing to read. Once it stands at its end for a second, it holds up nobody's
+    /// time any more; what that, or the clock, closes is committed like anything else.
+    async fn idle(&mut self, index: usize, stands: bool, now: Timestamp) -> Result<bool> {
+        let running = &mut self.tasks[index];
+        let (since, told) = match running.at_end {
+            Some(at_end) if stands => at_end,
+            _ => {
+                running.at_end = stands.then_some((now, false));
+                return Ok(false);
+            }
+        };
+        if now - since < IDLE_AFTER_MS {
+            return Ok(false);
+        }
+        if !told {
+            running.ready.task.set_at_end(0, true);
+            running.at_end = Some((since, true));
+        }
+        if !self.producer.in_transaction() {
+            self.producer.begin().await?;
+        }
+        let running = &mut self.tasks[index];
+        let mut out = Outbox {
+            producer: &mut self.producer,
+            slots: &running.slots,
+            sticky: &mut self.sticky,
+        };
+        running.ready.task.advance_clock(now, &mut out)?;
+        running.touched |= running.ready.task.is_dirty();
+        Ok(false)
+    }
+
+    /// S3 to S7.
+    async fn commit(&mut self) -> Result<()> {
+        if !self.producer.in_transaction() {
+            self.producer.begin().await?;
+        }
+        let log_id = self.log.id();
+        let mut offsets = Vec::new();
+        for running in &mut self.tasks {
+            if !running.touched && !running.ready.task.is_dirty() {
+                continue;
+            }
+            running.touched = true;
+            let ready = &mut running.ready;
+            let consumed = Consumed {
+                topic_id: ready.topic_id,
+                leader_epoch: ready.leader_epoch,
+                next_offset: ready.next_offset,
+            };
+            let commit =
+                Commit { log_id, txn_seq: ready.task.txn_seq() + 1, consumed: &[consumed] };
+            let mut out = Outbox {
+                producer: &mut self.producer,
+                slots: &running.slots,
+                sticky: &mut self.sticky,
+            };
+            let meta = ready.task.flush(&commit, &mut out)?;
+            let stateless = self.topology.subtopologies()[ready.subtopology].stores().is_empty();
+            let note = Note {
+                txn_seq: commit.txn_seq,
+                topic_id: ready.topic_id,
+                meta: stateless.then(|| meta.clone()),
+            };
+            offsets.push(OffsetCommit {
+                at: ready.input.clone(),
+                offset: ready.next_offset,
+                leader_epoch: ready.leader_epoch,
+                metadata: note.to_text()?,
+            });
+            running.meta = Some(meta);
+            self.producer.flush_full().await?;
+        }
+        self.producer.flush().await?;
+        self.producer.send_offsets(&self.member, &offsets).await?;
+        self.producer.commit().await?;
+        self.began = None;
+        for running in self.tasks.iter_mut().filter(|t| t.touched) {
+            running.ready.task.committed();
+            running.touched = false;
+            running.unsaved = true;
+            running.committed = (running.ready.next_offset, running.ready.leader_epoch);
+            note_changelogs(&self.topology, running, &self.producer);
+        }
+        self.checkpoint_if_due().await
+    }
+
+    /// Everything since the last commit is void.
+    async fn abort(&mut self) -> Result<()> {
+        if self.producer.in_transaction() {
+            self.producer.abort().await?;
+        }
+        self.began = None;
+        for running in &mut self.tasks {
+            running.ready.task.abort();
+            running.touched = false;
+            running.at_end = None;
+            (running.ready.next_offset, running.ready.leader_epoch) = running.committed;
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Ends the input of a subtopology's tasks here: open windows are emitted, and committed. They
+    /// have read everything there is.
+    ///
+    /// # Errors
+    /// Those of [`Worker::step`].
+    pub async fn end_of_input(&mut self, subtopology: usize) -> Result<()> {
+        let clock = self.log.now();
+        for running in self.tasks.iter_mut().filter(|t| t.ready.subtopology == subtopology) {
+            if !self.producer.in_transaction() {
+                self.producer.begin().await?;
+            }
+            let mut out = Outbox {
+                producer: &mut self.producer,
+                slots: &running.slots,
+                sticky: &mut self.sticky,
+            };
+            let ended = running.ready.task.end_of_input(clock, &mut out);
+            running.touched |= running.ready.task.is_dirty();
+            if let Err(e) = ended {
+                self.abort().await?;
+                return Err(e);
+            }
+            self.producer.flush_full().await?;
+        }
+        let done = match self.tasks.iter().any(|t| t.touched) {
+            true => self.commit().await,
+            false if self.producer.in_transaction() => Ok(self.producer.commit().await?),
+            false => Ok(()),
+        };
+        if let Err(e) = done {
+            self.abort().await?;
+            return Err(e);
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Commits what is open and saves every task's state: the last thing a worker does.
+    ///
+    /// # Errors
+    /// Those of [`Worker::step`] and of the state store.
+    pub async fn stop(&mut self) -> Result<()> {
+        if self.tasks.iter().any(|t| t.touched) {
+            let committed = self.commit().await;
+            if let Err(e) = committed {
+                self.abort().await?;
+                return Err(e);
+            }
+        }
+        self.publish();
+        self.finish_checkpoint(true)?;
+        self.begin_checkpoint(&Checkpoints::Inline).await?;
+        self.finish_checkpoint(true)
+    }
+
+    fn publish(&self) {
+        for running in &self.tasks {
+            let (progress, task) = (&running.progress, &running.ready.task);
+            let counters = task.counters();
+            progress.records.store(counters.records, Ordering::Relaxed);
+            progress.late.store(counters.late, Ordering::Relaxed);
+            progress.windows_closed.store(counters.windows_closed, Ordering::Relaxed);
+            progress.dirty.store(running.touched, Ordering::Release);
+            // Markers at the end move the position without anything to commit.
+            let position =
+                if running.touched { running.committed.0 } else { running.ready.next_offset };
+            progress.committed.store(position, Ordering::Release);
+        }
+    }
+
+    async fn checkpoint_if_due(&mut self) -> Result<()> {
+        if self.saving.is_some() {
+            return Ok(());
+        }
+        let waited = self.log.now() - self.last_checkpoint >= self.config.checkpoint_ms;
+        let bytes: usize = self.tasks.iter_mut().map(|t| t.ready.task.overlay_bytes()).sum();
+        if waited || bytes >= self.config.checkpoint_bytes {
+            let how = match &self.checkpoints {
+                Checkpoints::Inline => Checkpoints::Inline,
+                Checkpoints::Background(run) => Checkpoints::Background(Arc::clone(run)),
+            };
+            self.begin_checkpoint(&how).await?;
+        }
+        Ok(())
+    }
+
+    /// S8: sets committed rows aside and writes them, here or elsewhere.
+    async fn begin_checkpoint(&mut self, how: &Checkpoints) -> Result<()> {
+        self.last_checkpoint = self.log.now();
+        let mut tasks = Vec::new();
+        let mut work = Vec::new();
+        for index in 0..self.tasks.len() {
+            let running = &mut self.tasks[index];
+            let sub = &self.topology.subtopologies()[running.ready.subtopology];
+            let Some(meta) = running.meta.as_ref().filter(|_| running.unsaved) else { continue };
+            if sub.stores().is_empty() {
+                continue;
+            }
+            let mut changelogs = running.ready.changelogs.clone();
+            for position in &mut changelogs {
+                position.leader_epoch = self.log.offsets(&position.at).await?.last_epoch;
+            }
+            let meta = CheckpointMeta { meta: meta.clone(), changelogs };
+            let frozen = running.ready.task.freeze();
+            let backend = second_handle(self.store.as_ref(), running.ready.task.id())?;
+            running.unsaved = false;
+            tasks.push(index);
+            work.push((backend, frozen, meta));
+        }
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let (send, done) = std::sync::mpsc::channel();
+        let save = move || {
+            let save = |(mut backend, frozen, meta): (_, Frozen, CheckpointMeta)| -> Result<()> {
+                let backend: &mut Box<dyn crate::state::backend::StateBackend> = &mut backend;
+                let rows = frozen.changes()?;
+                write_checkpoint(backend.as_mut(), &mut rows.into_iter(), &meta)?;
+                Ok(())
+            };
+            let saved = work.into_iter().try_for_each(save);
+            // Nobody listens any more when the worker is gone: then nothing depends on it either.
+            let _ = send.send(saved);
+        };
+        self.saving = Some(Saving { tasks, done });
+        match how {
+            Checkpoints::Inline => {
+                save();
+                self.finish_checkpoint(true)
+            }
+            Checkpoints::Background(run) => {
+                run(Box::new(save));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the result of the checkpoint under way, if it is there, or waits for it.
+    fn finish_checkpoint(&mut self, wait: bool) -> Result<()> {
+        let Some(saving) = &self.saving else { return Ok(()) };
+        let gone = || Error::invalid("the checkpoint writer is gone");
+        let result = if wait {
+            saving.done.recv().unwrap_or_else(|_| Err(gone()))
+        } else {
+            match saving.done.try_recv() {
+                Ok(result) => result,
+                Err(std::sync::mpsc::TryRecvError::Empty) => return Ok(()),
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => Err(gone()),
+            }
+        };
+        let tasks = self.saving.take().map(|saving| saving.tasks).unwrap_or_default();
+        for index in tasks {
+            let running = &mut self.tasks[index];
+            match &result {
+                Ok(()) => running.ready.task.drop_frozen(),
+                Err(_) => {
+                    running.ready.task.thaw();
+                    running.unsaved = true;
+                }
+            }
+        }
+        result
+    }
+}
+
+/// Where the task's changelogs end now: what a checkpoint of this commit is complete up to.
+fn note_changelogs(topology: &Topology, running: &mut Running, producer: &TransactionalProducer) {
+    let sub = &topology.subtopologies()[running.ready.subtopology];
+    let partition = running.ready.input.partition as usize;
+    for position in &mut running.ready.changelogs {
+        let store = sub.stores().iter().find(|store| store.id == position.store);
+        let slot = store
+            .and_then(|store| running.slots.get(usize::from(store.changelog.0)))
+            .and_then(|slots| slots.get(partition));
+        if let Some(end) = slot.and_then(|slot| producer.next_offset(*slot)) {
+            position.offset = position.offset.max(end);
+        }
+    }
+}
+
+/// The door out of a task: records go straight into the batches of the open transaction.
+struct Outbox<'a> {
+    producer: &'a mut TransactionalProducer,
+    slots: &'a [Vec<Slot>],
+    sticky: &'a mut u32,
+}
+
+impl Emit for Outbox<'_> {
+    #[inline]
+    fn emit(&mut self, record: Outgoing<'_>) -> Result<()> {
+        let slots = &self.slots[usize::from(record.output.0)];
+        let count = slots.len() as u32;
+        let partition = match record.route {
+            Route::Partition(partition) => partition,
+            Route::Key => partition_of(record.key.unwrap_or_default(), count),
+            Route::Any => {
+                // In turn by batches of records, so that batches are large.
+                *self.sticky = self.sticky.wrapping_add(1);
+                (*self.sticky / STICKY_RECORDS) % count
+            }
+            Route::Every => {
+                for slot in slots {
+                    self.push(*slot, &record)?;
+                }
+                return Ok(());
+            }
+        };
+        let Some(slot) = slots.get(partition as usize) else {
+            let at = TopicPartition::new("output", partition);
+            return Err(Error::invalid(format!("there is no partition {at}, only {count}")));
+        };
+        self.push(*slot, &record)
+    }
+}
+
+/// An input that stands at its end for so long is idle. A consumer that does not keep up never is.
+const IDLE_AFTER_MS: i64 = 1_000;
+
+/// Records without a key that go to one partition before the next has its turn.
+const STICKY_RECORDS: u32 = 1024;
+
+impl Outbox<'_> {
+    #[inline]
+    fn push(&mut self, slot: Slot, record: &Outgoing<'_>) -> Result<()> {
+        self.producer.push(slot, record.timestamp, record.key, record.value, record.headers)?;
+        Ok(())
+    }
+}
