@@ -151,10 +151,6 @@ impl World {
 
     // Time and the runner.
 
-    pub(crate) fn now(&self) -> i64 {
-        self.now.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn wait(&mut self, ms: i64) {
         let now = self.now.fetch_add(ms, Ordering::Relaxed) + ms;
         self.disk.set_time(now);
