@@ -46,3 +46,8 @@ pub async fn open_with(dir: impl AsRef<Path>, config: LogConfig) -> Result<Arc<E
     let engine = Engine::open(RealDisk, dir.as_ref(), config, Runtime::current(), clock, entropy);
     engine.await.map(Arc::new)
 }
+
+/// The programs of the guide are tested as this crate's own.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/GUIDE.md")]
+mod guide {}

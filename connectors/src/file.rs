@@ -67,8 +67,9 @@ use crate::source::{Outbox, Polled, Positions, Source};
 use follow::{Access, Follow, ms};
 use identity::{Key, read_up_to};
 use notice::Trouble;
+use position::Opening;
 use reader::{Bounds, Failure, Reader, Stop};
-use tail::{Agreement, Seen, compare, path_of};
+use tail::{Agreement, Seen, compare};
 
 /// The header with the path where the line's file was first found.
 pub const FILE_HEADER: &str = "file";
@@ -97,6 +98,8 @@ pub struct FileStats {
     pub cut_lines: u64,
     /// NUL bytes passed over.
     pub zero_bytes: u64,
+    /// Bytes that were seen, and were deleted or truncated before they were read.
+    pub lost_bytes: u64,
     /// Inputs left out at the moment.
     pub skipped: u64,
 }
@@ -162,7 +165,7 @@ impl<D: Disk> FileSource<D> {
         config.check()?;
         Ok(Self {
             follow: Follow::new(disk, config.clone())?,
-            reader: Reader::new(config.chunk, config.line_limit.max(JUDGED)),
+            reader: Reader::new(config.chunk, config.line_limit, JUDGED),
             config,
             clock: Box::new(clock),
             opened: false,
@@ -195,6 +198,7 @@ impl<D: Disk> FileSource<D> {
         FileStats {
             files: followed.count() as u64,
             lag_bytes: self.lag(),
+            lost_bytes: self.follow.lost_bytes,
             skipped: self.skipped(),
             ..self.stats
         }
@@ -368,21 +372,27 @@ impl<D: Disk> FileSource<D> {
         if stat.len < tail.offset() {
             return self.settle(key);
         }
-        if tail.offset() == 0 && !tail.position.text {
+        if tail.offset() == 0 {
+            // There is no mark yet to be compared before the first line.
             let scratch = &mut self.reader.scratch()[..JUDGED];
             let have = read_up_to(&held.file, scratch, 0).map_err(Failure::Read)?;
-            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
-            if let Some(why) = looks_binary(&scratch[..have]) {
-                self.follow.notices.trouble(path, Trouble::Binary, || {
+            let head = &scratch[..have];
+            if !head.starts_with(tail.position.opening.bytes()) {
+                return self.settle(key);
+            }
+            if !tail.position.text
+                && let Some(why) = looks_binary(head)
+            {
+                self.follow.notices.trouble(tail.name(), Trouble::Binary, || {
                     format!("skipped: {why}; give it as text, or leave it out")
                 });
+                tail.binary = true;
                 tail.looked = Some(tail.seen);
                 tail.backlog = None;
                 tail.finished |= self.config.once;
                 tail.handle = None;
                 return Ok(After::Nothing);
             }
-            self.follow.notices.read(path);
         }
         tail.deficit += self.config.quantum as i64;
         if tail.deficit <= 0 {
@@ -423,13 +433,20 @@ impl<D: Disk> FileSource<D> {
             tail.position.mtime_ms = stat.mtime_ms;
             tail.position.boot = boot;
             tail.position.text = true;
+            tail.binary = false;
+            tail.position.opening = Opening::EMPTY;
         }
         if tail.offset() > before {
             self.follow.was_read(key);
         }
         let (stop, used) = turn?;
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
+        self.follow.notices.read(tail.name());
         tail.deficit -= used;
+        if stop != Stop::Replaced {
+            // The mark was compared before anything behind it was used.
+            tail.compared = Some(seen);
+        }
         match stop {
             Stop::Quantum => Ok(After::More),
             Stop::Full => Ok(After::Full),
@@ -454,8 +471,7 @@ impl<D: Disk> FileSource<D> {
         let Some(tail) = self.follow.tails.get_mut(&key) else { return Ok(After::Nothing) };
         let Some(held) = &tail.handle else { return Ok(After::Nothing) };
         let stat = held.file.stat().map_err(Failure::Read)?;
-        let agreement =
-            compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
+        let agreement = compare(&held.file, &stat, &tail.position, &boot).map_err(Failure::Read)?;
         // It changes under our hands: not again before it was seen to change once more.
         tail.ahead = Default::default();
         tail.looked = Some(Seen::of(&stat));
@@ -481,9 +497,7 @@ impl<D: Disk> FileSource<D> {
     }
 
     fn has_come_to_its_end(&self) -> bool {
-        self.follow.queue.is_empty()
-            && !self.follow.undecided.values().any(|u| u.may_hold_lines())
-            && !self.follow.tails.values().any(tail::Tail::is_wanted)
+        !self.follow.has_more() && !self.follow.undecided.values().any(|u| u.may_hold_lines())
     }
 
     /// Makes the files of the open transaction durable, and looks whether they are still what was
@@ -497,7 +511,7 @@ impl<D: Disk> FileSource<D> {
                 let what = format!("file {key} was truncated or replaced while it was read");
                 return Err(Error::Restart { what });
             };
-            let path = tail.at.as_deref().unwrap_or(path_of(&tail.position.origin.path));
+            let path = tail.name();
             let offset = tail.offset();
             if self.config.sync_source
                 && let Err(e) = held.file.sync_data()
@@ -518,9 +532,10 @@ impl<D: Disk> FileSource<D> {
                     )
                 });
             }
-            let same = held.file.stat().and_then(|stat| {
-                compare(&held.file, &stat, &tail.position, self.follow.boot())
-            });
+            let same = held
+                .file
+                .stat()
+                .and_then(|stat| compare(&held.file, &stat, &tail.position, self.follow.boot()));
             match same {
                 Ok(Agreement::Same) => {}
                 Ok(_) => {

@@ -30,10 +30,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_core::batch::Scratch;
-use thalweg_core::client::log::{
-    FetchFrom, FetchOptions, Isolation, Log, NewTopic, TopicConfig, TopicInfo,
-};
-use thalweg_core::ids::{Offset, TopicPartition, Uuid, check_topic_name};
+use thalweg_core::client::log::{FetchFrom, FetchOptions, Isolation, Log};
+use thalweg_core::ids::{Offset, TopicPartition, Uuid};
 
 use crate::error::{Error, Result};
 use crate::sink::{Token, visible_records};
@@ -48,17 +46,29 @@ pub fn positions_topic(connector: &str) -> String {
 /// Call it after the source's transactional id was fenced. Every position is `Some`.
 ///
 /// # Errors
-/// Those of the log; [`Error::Fatal`] for records that are no positions of this connector.
+/// Those of the log; [`Error::Fatal`] for records that are no positions of this connector;
+/// [`Error::Retry`] when a transaction in front of them is not decided within a minute.
 pub async fn load(log: &dyn Log, connector: &str) -> Result<Positions> {
     let mut loading = Loading::begin(log, connector).await?;
-    while !loading.advance(log).await? {
+    for _ in 0..UNDECIDED_PATIENCE {
+        if loading.advance(log).await? {
+            return Ok(loading.positions);
+        }
         log.sleep(UNDECIDED_WAIT).await;
     }
-    Ok(loading.positions)
+    Err(Error::Retry {
+        what: format!(
+            "{}: a transaction in front of the stored positions is not decided: abort or end it",
+            loading.at
+        ),
+    })
 }
 
 /// How long to wait before looking again whether the transactions in the way are decided.
 pub(crate) const UNDECIDED_WAIT: Duration = Duration::from_millis(20);
+
+/// How often that is done without any progress, a minute in all, before it is told.
+pub(crate) const UNDECIDED_PATIENCE: u32 = 3000;
 
 /// Positions being read, without waiting: the reader may have to let others work in between.
 #[derive(Debug)]
@@ -179,49 +189,6 @@ impl SinkMetadata {
         let token = (!token.is_empty()).then(|| Token(token.to_owned()));
         Some(Self { topic, token })
     }
-}
-
-/// How many partitions a topic should have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Partitions {
-    /// As many as it was created with; this many when it has to be created.
-    AsCreated(u32),
-    /// Exactly this many: a topic with another number is refused.
-    Exactly(u32),
-}
-
-/// Finds a topic, or creates it.
-///
-/// # Errors
-/// [`thalweg_core::Error::Invalid`] when it has another number of partitions than asked for.
-pub async fn ensure_topic(
-    log: &dyn Log,
-    name: &str,
-    partitions: Partitions,
-    config: &TopicConfig,
-) -> Result<TopicInfo> {
-    check_topic_name(name)?;
-    let (Partitions::AsCreated(count) | Partitions::Exactly(count)) = partitions;
-    let found = match log.topic(name).await {
-        Err(thalweg_core::Error::Unknown { .. }) => {
-            let new = NewTopic { name: name.to_owned(), partitions: count, config: config.clone() };
-            match log.create_topic(&new).await {
-                // Somebody else was faster.
-                Err(thalweg_core::Error::TopicExists { .. }) => log.topic(name).await?,
-                created => created?,
-            }
-        }
-        found => found?,
-    };
-    if partitions == Partitions::Exactly(count) && found.partitions != count {
-        return Err(thalweg_core::Error::invalid(format!(
-            "topic {name:?} was created with {} partitions, {count} were asked for: leave the \
-             number out to use it as it is, or start with another log",
-            found.partitions
-        ))
-        .into());
-    }
-    Ok(found)
 }
 
 const LOAD_BYTES: usize = 1 << 20;

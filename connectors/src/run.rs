@@ -7,7 +7,7 @@
 //!
 //!   what fails            what the runner does
 //!   Retry, no room        waits, and does the same step again; a source is not polled meanwhile
-//!   Restart, Abortable    aborts, reads its positions again, opens the connector again
+//!   Restart, Abortable    aborts, reads its positions again, takes the connector back to them
 //!   Fenced                stops: another run has taken its place
 //!   Stopped               stops: whether the last transaction was committed shows at the next start
 //!   anything else         stops, and says what to do
@@ -22,6 +22,7 @@
 
 pub mod sink;
 pub mod source;
+pub mod topic;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -315,6 +315,28 @@ fn finishing_waits_for_transactions_that_are_being_decided() {
 }
 
 #[test]
+fn finishing_does_not_wait_for_ever_for_a_transaction_that_nobody_decides() {
+    let (log, store) = (log(), Shared::default());
+    let mut producer =
+        block_on(TransactionalProducer::open(log.door(), "writer", ProducerConfig::default()))
+            .expect("opened");
+    let slot = producer.slot(&TopicPartition::new("in", 0));
+    block_on(async {
+        producer.begin().await?;
+        producer.push(slot, 0, None, Some(b"late"), &[])?;
+        producer.flush().await
+    })
+    .expect("open");
+    let mut runner = open(&log, &store).expect("opened");
+    let waited = block_on(runner.finish()).expect_err("told");
+    assert!(matches!(&waited, Error::Retry { .. }), "{waited}");
+    assert!(waited.to_string().contains("in-0 from offset 8 on"), "{waited}");
+    block_on(producer.commit()).expect("decided");
+    block_on(runner.finish()).expect("called again");
+    check_whole(&log, &store);
+}
+
+#[test]
 fn a_position_in_records_that_are_gone_is_told() {
     let (log, store) = (log(), Shared::default());
     run(&log, &store).expect("read");

@@ -12,9 +12,10 @@ use common::{FakeLog, When};
 use futures::executor::block_on;
 use parking_lot::Mutex;
 use thalweg_connectors::error::{Error, Result};
-use thalweg_connectors::position::{Partitions, load, positions_topic};
+use thalweg_connectors::position::{load, positions_topic};
 use thalweg_connectors::run::Step;
 use thalweg_connectors::run::source::{SourceConfig, SourceRunner};
+use thalweg_connectors::run::topic::Partitions;
 use thalweg_connectors::source::{Outbox, Polled, Position, Positions, Source, Split};
 use thalweg_core::Error as LogError;
 use thalweg_core::client::log::Log;
@@ -46,18 +47,6 @@ struct Lines {
     turn: usize,
 }
 
-impl Lines {
-    fn open(inputs: &Shared, positions: &Positions) -> Result<Self> {
-        let mut shared = inputs.lock();
-        if let Some(error) = shared.open.pop() {
-            return Err(error);
-        }
-        shared.opened.push(positions.clone());
-        let next = shared.splits.keys().map(|name| (*name, number(positions, name))).collect();
-        Ok(Self { inputs: Arc::clone(inputs), next, turn: 0 })
-    }
-}
-
 fn position(lines: usize) -> Position {
     Position(Bytes::copy_from_slice(&(lines as u64).to_be_bytes()))
 }
@@ -69,6 +58,17 @@ fn number(positions: &Positions, name: &str) -> usize {
 
 #[async_trait]
 impl Source for Lines {
+    async fn open(&mut self, stored: &Positions) -> Result<()> {
+        let mut inputs = self.inputs.lock();
+        if let Some(error) = inputs.open.pop() {
+            return Err(error);
+        }
+        inputs.opened.push(stored.clone());
+        self.next = inputs.splits.keys().map(|name| (*name, number(stored, name))).collect();
+        self.turn = 0;
+        Ok(())
+    }
+
     async fn poll(&mut self, out: &mut (dyn Outbox + Send)) -> Result<Polled> {
         let mut inputs = self.inputs.lock();
         inputs.polls += 1;
@@ -138,13 +138,11 @@ fn config() -> SourceConfig {
     }
 }
 
-type Runner = SourceRunner<Lines, Box<dyn FnMut(Positions) -> Result<Lines> + Send>>;
+type Runner = SourceRunner<Lines>;
 
 fn open_with(log: &FakeLog, inputs: &Shared, config: SourceConfig) -> Result<Runner> {
-    let inputs = Arc::clone(inputs);
-    let open: Box<dyn FnMut(Positions) -> Result<Lines> + Send> =
-        Box::new(move |positions| Lines::open(&inputs, &positions));
-    block_on(SourceRunner::open(log.door(), config, open))
+    let source = Lines { inputs: Arc::clone(inputs), next: BTreeMap::new(), turn: 0 };
+    block_on(SourceRunner::open(log.door(), config, source))
 }
 
 fn open(log: &FakeLog, inputs: &Shared) -> Result<Runner> {

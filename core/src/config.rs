@@ -150,7 +150,11 @@ impl TopicConfig {
                 "max.message.bytes" => config.max_message_bytes = number()?,
                 "cleanup.policy" if value == "compact" => config.compact = true,
                 "cleanup.policy" if value == "delete" => config.compact = false,
-                _ => return Err(Error::invalid(format!("topic setting {name}={value} is not known"))),
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "topic setting {name}={value} is not known"
+                    )));
+                }
             }
         }
         config.check()?;

@@ -1,4 +1,5 @@
-//! F6 · The embedded engine: owns partitions and coordinators, and is the [`Log`] of one folder.
+//! F6 · The embedded engine: owns partitions and coordinators, and is the
+//! [`Log`](crate::client::log::Log) of one folder.
 //!
 //! ```text
 //!   DIR/format                 the number of the layout
@@ -164,6 +165,11 @@ impl<D: Disk> Inner<D> {
         if self.stopped.set(why.to_string()).is_ok() {
             tracing::error!(%why, "the log is stopped until it is reopened");
         }
+        self.wake_all();
+    }
+
+    /// Everybody who waits looks again.
+    fn wake_all(&self) {
         for handle in self.partitions.load().values() {
             handle.changed.notify_waiters();
         }
@@ -256,7 +262,9 @@ impl<D: Disk> Inner<D> {
             }
         }
         let marked = open::mark_clean(&self.disk, &self.log_dir());
-        self.stop(&Error::Stopped { why: "it was closed".to_owned() });
+        // Whatever stopped it before says more.
+        let _ = self.stopped.set("it was closed".to_owned());
+        self.wake_all();
         marked
     }
 

@@ -51,7 +51,9 @@ pub enum Error {
     },
 
     /// *Decide how to go on: stored records that a position rests on are gone.*
-    #[error("{at}: the records before offset {offset} (leader epoch {epoch}) are not there any more: {why}")]
+    #[error(
+        "{at}: the records before offset {offset} (leader epoch {epoch}) are not there any more: {why}"
+    )]
     PositionLost {
         /// The partition.
         at: TopicPartition,

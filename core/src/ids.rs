@@ -133,7 +133,12 @@ impl ProducerIdentity {
 /// [`Error::Invalid`] naming the topic and the rule.
 pub fn check_topic_name(name: &str) -> Result<()> {
     let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > 249 || !name.bytes().all(legal) || name == "." || name == ".." {
+    if name.is_empty()
+        || name.len() > 249
+        || !name.bytes().all(legal)
+        || name == "."
+        || name == ".."
+    {
         return Err(Error::invalid(format!(
             "topic name {name:?}: use 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"
         )));
@@ -156,7 +161,9 @@ mod tests {
         let id = Uuid::from_random([0xf8; 16]);
         assert!(!id.to_string().starts_with('-'));
         assert_eq!(Uuid::parse(&id.to_string()).expect("legal"), id);
-        for bad in ["", "A", "AAAAAAAAAAAAAAAAAAAAAB", "AAAAAAAAAAAAAAAAAAAAA!", "AAAAAAAAAAAAAAAAAAAAAAA"] {
+        for bad in
+            ["", "A", "AAAAAAAAAAAAAAAAAAAAAB", "AAAAAAAAAAAAAAAAAAAAA!", "AAAAAAAAAAAAAAAAAAAAAAA"]
+        {
             assert!(Uuid::parse(bad).is_err(), "{bad:?}");
         }
     }

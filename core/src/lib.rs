@@ -13,15 +13,15 @@
 //! | F6 | [`engine`] | the embedded runtime: the only floor with threads, clock and async |
 //! | F7 | [`client`] | the [`Log`] trait, producer, consumer, transaction, admin |
 
-pub mod ids;
-pub mod error;
 pub mod config;
+pub mod error;
+pub mod ids;
 mod request;
 
-pub mod varint;
-pub mod record;
-pub mod compress;
 pub mod batch;
+pub mod compress;
+pub mod record;
+pub mod varint;
 
 pub mod disk;
 

@@ -1,6 +1,7 @@
 //! What only real files can show: locks against other kinds of lock and across programs, links,
 //! pipes, and what the system says of a file.
 #![cfg(target_os = "linux")]
+#![expect(clippy::disallowed_methods, reason = "real files are what is tested")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;

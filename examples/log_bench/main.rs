@@ -10,6 +10,9 @@
 //! the floor in turn; the pair with the median ratio is printed. Everything runs at level `os` (the
 //! page cache), so that the device's barrier does not hide our cost.
 
+#[path = "../../streams/benches/dsl/workload.rs"]
+mod workload;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,12 +33,16 @@ const ROUNDS: usize = 5;
 const APPEND_BYTES: usize = 1 << 30;
 const PRODUCE_RECORDS: usize = 4_000_000;
 
+/// Measures in a folder.
+type Figure<'a> = &'a dyn Fn(&Path) -> Result<Pair>;
+
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.starts_with(w.as_str()));
+    let asked =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.starts_with(w.as_str()));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| thalweg::Error::io("start", Path::new("runtime"), e))?;
-    let figures: [(&str, &dyn Fn(&Path) -> Result<Pair>); 4] = [
+    let figures: [(&str, Figure<'_>); 4] = [
         ("append/1KiB", &|dir| runtime.block_on(append(dir, 1024))),
         ("append/100B", &|dir| runtime.block_on(append(dir, 100))),
         ("read/fetch", &|dir| runtime.block_on(read(dir))),
@@ -46,7 +53,33 @@ fn main() -> Result<()> {
             report(name, run)?;
         }
     }
+    if asked("dsl/4ops") {
+        report("dsl/4ops", &|_| Ok(four_operators()))?;
+    }
     Ok(())
+}
+
+/// The DSL's cost per record, against a hand-written loop that does the same; no log, no level.
+fn four_operators() -> Pair {
+    const BATCHES: usize = 2_000;
+    let (input, mut task) = (workload::input(), workload::task());
+    let (mut ours, mut theirs, mut scratch) =
+        (workload::Batch::default(), workload::Batch::default(), Default::default());
+    let before = cpu_seconds();
+    for _ in 0..BATCHES {
+        ours.bytes.clear();
+        workload::by_the_dsl(&mut task, &input, &mut ours);
+    }
+    let between = cpu_seconds();
+    for _ in 0..BATCHES {
+        theirs.bytes.clear();
+        workload::by_hand(&input, &mut scratch, &mut theirs);
+    }
+    let after = cpu_seconds();
+    assert!(ours.bytes == theirs.bytes && ours.records == theirs.records, "both do the same");
+    let records = (BATCHES * workload::RECORDS) as f64;
+    let (value, floor) = (records / (between - before), records / (after - between));
+    Pair { value, floor, unit: "records/cpu_s", level: "none", cpu_s: between - before }
 }
 
 /// One measurement beside its floor, both per CPU-second.
@@ -58,7 +91,7 @@ pub struct Pair {
     cpu_s: f64,
 }
 
-fn report(name: &str, run: &dyn Fn(&Path) -> Result<Pair>) -> Result<()> {
+fn report(name: &str, run: Figure<'_>) -> Result<()> {
     let mut pairs = Vec::new();
     for _ in 0..ROUNDS {
         // Beside the target folder, which is on a real disk: a temporary folder may be memory.
@@ -132,7 +165,9 @@ async fn append(dir: &Path, record: usize) -> Result<Pair> {
     })
     .await?;
     let path = dir.join("floor");
-    let file = RealDisk.open(&path, Open::CreateNew).map_err(|e| thalweg::Error::io("create", &path, e))?;
+    let file = RealDisk
+        .open(&path, Open::CreateNew)
+        .map_err(|e| thalweg::Error::io("create", &path, e))?;
     let floor = timed(async {
         let mut position = 0;
         for chunk in (0..rounds).flat_map(|_| &chunks) {

@@ -24,13 +24,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thalweg_core::ids::Timestamp;
 
-use crate::chain::Typed;
+use crate::chain::Out;
 use crate::codec::{Codec, Ordered};
-use crate::cx::{Cx, Rec};
+use crate::cx::Cx;
 use crate::error::{CodecError, Result};
 use crate::overlay::{Layout, Overlay, StoreLayers};
-use crate::stage::{Next, Node, Operator, Visitor};
-use crate::time::{Mark, NEVER};
+use crate::stage::{End, Next, Operator, Visitor};
+use crate::time::{Judged, Mark, NEVER};
 use crate::window::{Span, Windowed, Windows};
 
 /// Rows by key, all in one bucket.
@@ -80,7 +80,7 @@ pub(crate) struct KeyAggregate<L: Layout<Bucket = ()>, U> {
     pub(crate) changes: Next<L::Key, Option<L::Value>>,
 }
 
-impl<L, V, U> Node<Typed<L::Key, V>> for KeyAggregate<L, U>
+impl<L, V, U> Out<L::Key, V> for KeyAggregate<L, U>
 where
     L: Layout<Bucket = ()>,
     L::Key: 'static,
@@ -88,16 +88,24 @@ where
     V: 'static,
     U: Fn(&L::Key, V, &mut Option<L::Value>) -> bool + Send + Sync,
 {
-    fn push<'r>(&mut self, rec: Rec<L::Key, V>, cx: &mut Cx<'r, '_>) -> Result<()> {
-        let Rec { key, value, time, settled } = rec;
+    fn push(&mut self, key: L::Key, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
         let update = &self.update;
         self.rows.update((), &key, cx.base, |entry| {
             if update(&key, value, &mut entry.value) {
-                entry.touch(time, settled);
+                entry.touch(cx.now);
             }
         })
     }
+}
 
+impl<L, V, U> End<L::Key, V> for KeyAggregate<L, U>
+where
+    L: Layout<Bucket = ()>,
+    L::Key: 'static,
+    L::Value: 'static,
+    V: 'static,
+    U: Fn(&L::Key, V, &mut Option<L::Value>) -> bool + Send + Sync,
+{
     fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()> {
         visit(self)?;
         self.changes.operators(visit)
@@ -118,8 +126,8 @@ where
         }
         for ((), key) in changed {
             if let Some(entry) = self.rows.entry((), &key) {
-                let (value, time, settled) = (entry.value.clone(), entry.time, entry.settled);
-                self.changes.push(Rec { key, value, time, settled }, cx)?;
+                cx.now = entry.changed_at;
+                self.changes.push(key, entry.value.clone(), cx)?;
             }
         }
         Ok(())
@@ -258,11 +266,11 @@ where
     }
 
     #[cold]
-    fn too_late(&mut self, rec: Rec<K, V>, end: Timestamp, cx: &mut Cx<'_, '_>) -> Result<()> {
+    fn too_late(&mut self, key: K, value: V, end: Timestamp, cx: &mut Cx<'_, '_>) -> Result<()> {
         cx.counters.late += 1;
-        let by = self.closed.upto.max(end).saturating_sub(rec.time);
+        let by = self.closed.upto.max(end).saturating_sub(cx.now.time);
         cx.late_by_ms = Some(by);
-        let pushed = self.late.push(rec, cx);
+        let pushed = self.late.push(key, value, cx);
         cx.late_by_ms = None;
         pushed
     }
@@ -275,18 +283,18 @@ where
             .then_some(Span { end: self.emitted_upto, start: Timestamp::MAX });
         while let Some(span) = self.rows.next_bucket(after, |b| b.end <= upto, cx.base)? {
             let stays_closed = span.end <= self.closed.upto;
+            let now = Judged { time: span.end - 1, settled: stays_closed };
             for key in self.rows.load_bucket(span, cx.base)? {
                 let row = self.rows.update(span, &key, cx.base, |entry| {
                     let after = if stays_closed { None } else { Some(WindowRow::Emitted) };
                     let row = std::mem::replace(&mut entry.value, after);
-                    entry.touch(span.end - 1, stays_closed);
+                    entry.touch(now);
                     row
                 })?;
                 if let Some(WindowRow::Open(value)) = row {
                     cx.counters.windows_closed += 1;
-                    let (time, settled) = (span.end - 1, stays_closed);
-                    let key = span.with(key);
-                    self.results.push(Rec { key, value, time, settled }, cx)?;
+                    cx.now = now;
+                    self.results.push(span.with(key), value, cx)?;
                 }
             }
             after = Some(span);
@@ -296,7 +304,7 @@ where
     }
 }
 
-impl<K, V, A, W, VC, F> Node<Typed<K, V>> for WindowAggregate<K, V, A, W, VC, F>
+impl<K, V, A, W, VC, F> Out<K, V> for WindowAggregate<K, V, A, W, VC, F>
 where
     K: Hash + Ord + Clone + Send + Sync + 'static,
     V: 'static,
@@ -306,13 +314,12 @@ where
     F: Fn(&K, V, &mut Option<A>) + Send + Sync,
     Ordered: Codec<K>,
 {
-    fn push<'r>(&mut self, rec: Rec<K, V>, cx: &mut Cx<'r, '_>) -> Result<()> {
+    fn push(&mut self, key: K, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
         self.raise(cx);
-        let (start, end) = self.windows.window(rec.time);
+        let (start, end) = self.windows.window(cx.now.time);
         if end <= self.closed.upto {
-            return self.too_late(rec, end, cx);
+            return self.too_late(key, value, end, cx);
         }
-        let Rec { key, value, time, settled } = rec;
         let add = &self.add;
         // The value comes back when its window was emitted already.
         let refused = self.rows.update(Span { end, start }, &key, cx.base, |entry| {
@@ -326,18 +333,29 @@ where
             };
             add(&key, value, &mut aggregate);
             entry.value = aggregate.map(WindowRow::Open);
-            entry.touch(time, settled);
+            entry.touch(cx.now);
             None
         })?;
         if let Some(value) = refused {
-            return self.too_late(Rec { key, value, time, settled }, end, cx);
+            return self.too_late(key, value, end, cx);
         }
-        if settled {
+        if cx.now.settled {
             self.closed.settled_end = self.closed.settled_end.max(end);
         }
         Ok(())
     }
+}
 
+impl<K, V, A, W, VC, F> End<K, V> for WindowAggregate<K, V, A, W, VC, F>
+where
+    K: Hash + Ord + Clone + Send + Sync + 'static,
+    V: 'static,
+    A: Clone + Send + Sync + 'static,
+    W: Windows,
+    VC: Codec<A>,
+    F: Fn(&K, V, &mut Option<A>) + Send + Sync,
+    Ordered: Codec<K>,
+{
     fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()> {
         visit(self)?;
         self.late.operators(visit)?;

@@ -215,7 +215,8 @@ impl App {
         let mut producers = Vec::new();
         for number in 0..self.threads {
             let id = format!("{}/{number}", topology.app());
-            producers.push(TransactionalProducer::open(Arc::clone(&log), &id, producer.clone()).await?);
+            producers
+                .push(TransactionalProducer::open(Arc::clone(&log), &id, producer.clone()).await?);
         }
         let (ready, report) = bring_up(log.as_ref(), &topology, &layout, store.as_ref()).await?;
         let mut shares: Vec<Vec<_>> = (0..self.threads).map(|_| Vec::new()).collect();
@@ -237,7 +238,11 @@ impl App {
                     member: member.clone(),
                     producer,
                     config: config.clone(),
-                    checkpoints: if background { Checkpoints::Background(Arc::new(on_a_thread)) } else { Checkpoints::Inline },
+                    checkpoints: if background {
+                        Checkpoints::Background(Arc::new(on_a_thread))
+                    } else {
+                        Checkpoints::Inline
+                    },
                     tasks,
                 })
             })
@@ -272,7 +277,9 @@ impl Opened {
     async fn is_drained(&self, subtopology: usize) -> Result<bool> {
         for (_, input, progress) in self.tasks.iter().filter(|(sub, ..)| *sub == subtopology) {
             let end = self.log.offsets(input).await?.end;
-            if progress.dirty.load(Ordering::Acquire) || progress.committed.load(Ordering::Acquire) < end {
+            if progress.dirty.load(Ordering::Acquire)
+                || progress.committed.load(Ordering::Acquire) < end
+            {
                 return Ok(false);
             }
         }
@@ -399,7 +406,12 @@ struct Thread {
 
 impl Thread {
     #[expect(clippy::disallowed_methods, reason = "one of the two places that start threads")]
-    fn start(number: usize, worker: Worker, log: &Arc<dyn Log>, shared: &Arc<Shared>) -> Result<Self> {
+    fn start(
+        number: usize,
+        worker: Worker,
+        log: &Arc<dyn Log>,
+        shared: &Arc<Shared>,
+    ) -> Result<Self> {
         let commands: Arc<(Mutex<Vec<Command>>, Notify)> = Arc::default();
         let (send, ended) = oneshot::channel();
         let (theirs, log, shared) = (Arc::clone(&commands), Arc::clone(log), Arc::clone(shared));
@@ -532,7 +544,8 @@ impl RunningApp {
         }
         let mut first = Ok(());
         for thread in self.threads {
-            let ended = thread.ended.await.unwrap_or_else(|_| Err(Error::invalid("a worker panicked")));
+            let ended =
+                thread.ended.await.unwrap_or_else(|_| Err(Error::invalid("a worker panicked")));
             first = first.and(ended);
         }
         first?;

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::position::Note;
 use crate::state::backend::{StateBackend, StateStore};
-use crate::state::checkpoint::{Changelog, Plan, Stored, Truth, plan};
+use crate::state::checkpoint::{Changelog, Plan, Rebuild, Stored, Truth, plan};
 use crate::state::memory::MemoryStore;
 use crate::state::meta::{ChangelogPosition, TaskId};
 use crate::state::restore::{ChangelogRecord, Finish, ReplayLimits, Replayer, Restored};
@@ -55,8 +55,7 @@ pub struct BringUp {
     pub checkpoints_loaded: usize,
     /// Changelog records that were replayed.
     pub records_replayed: u64,
-    /// Tasks whose local state was emptied and rebuilt, and why. Not those that start for the first
-    /// time.
+    /// Tasks whose local state was emptied and rebuilt, and why. Not those that had none yet.
     pub rebuilt: Vec<(String, String)>,
 }
 
@@ -114,7 +113,11 @@ async fn check_first_start(
 }
 
 /// Whether a partition holds any record that a reader of committed records sees.
-async fn has_committed(log: &dyn Log, at: &TopicPartition, offsets: PartitionOffsets) -> Result<bool> {
+async fn has_committed(
+    log: &dyn Log,
+    at: &TopicPartition,
+    offsets: PartitionOffsets,
+) -> Result<bool> {
     let mut offset = offsets.start;
     loop {
         let from = FetchFrom { at: at.clone(), offset, max_bytes: REPLAY_BYTES };
@@ -221,7 +224,6 @@ impl Starting<'_> {
         if matches!(plan, Plan::Replay { .. }) {
             report.checkpoints_loaded += 1;
         }
-        let first = truth.txn_seq == 0;
         let mut replayer = Replayer::start(backend, plan, truth, ReplayLimits::default())?;
         let restored = loop {
             self.replay(&mut replayer).await?;
@@ -234,7 +236,9 @@ impl Starting<'_> {
             }
         };
         report.records_replayed += restored.records;
-        if let Some(why) = restored.rebuilt.as_ref().filter(|_| !first) {
+        // Before its first checkpoint a task has nothing but its changelogs: nothing was lost.
+        let lost = |why: &&Rebuild| !matches!(why, Rebuild::NoCheckpoint);
+        if let Some(why) = restored.rebuilt.as_ref().filter(lost) {
             tracing::warn!(task = %tree, %why, "local state was rebuilt from the log");
             report.rebuilt.push((tree, why.to_string()));
         }
@@ -274,7 +278,8 @@ impl Starting<'_> {
         let mut doubts = BTreeMap::new();
         let Stored::Checkpoint(checkpoint) = stored else { return Ok(doubts) };
         for p in &checkpoint.changelogs {
-            let checked = self.log.check_position(&p.at, p.topic_id, p.leader_epoch, p.offset).await;
+            let checked =
+                self.log.check_position(&p.at, p.topic_id, p.leader_epoch, p.offset).await;
             match checked {
                 Ok(()) => {}
                 Err(thalweg_core::Error::PositionLost { why, .. }) => {

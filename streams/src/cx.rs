@@ -12,7 +12,7 @@ use crate::state::backend::StateBackend;
 use crate::state::meta::TaskId;
 use crate::time::{EventTime, Judged, Mark, TaskTime};
 
-/// A record inside a pipeline.
+/// A record inside a pipeline, for operators that want its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rec<K, V> {
     /// Its key.
@@ -21,9 +21,6 @@ pub struct Rec<K, V> {
     pub value: V,
     /// When it happened, in milliseconds since 1970.
     pub time: Timestamp,
-    /// Whether it is evidence for how far time has come: it has a time of its own, not ahead of its
-    /// append.
-    pub(crate) settled: bool,
 }
 
 /// Where a record came from, for operators that want to know.
@@ -48,7 +45,7 @@ pub struct OutputId(pub u16);
 /// To which partition of an output a record goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// By the bytes of its key, as every Kafka client chooses ([`partition_of`]).
+    /// By the bytes of its key, as every Kafka client chooses ([`partition_of`](thalweg_core::client::partitioner::partition_of)).
     Key,
     /// It has no key: whichever suits the producer.
     Any,
@@ -85,41 +82,6 @@ pub trait Emit {
     fn emit(&mut self, record: Outgoing<'_>) -> Result<()>;
 }
 
-/// The partition of a key: Kafka's default partitioner (murmur2 of the bytes, sign bit cleared).
-///
-/// ```
-/// // As org.apache.kafka.common.utils.Utils.murmur2 gives it.
-/// assert_eq!(thalweg_streams::partition_of(b"21", 1 << 31), (-973932308_i32 as u32) & 0x7fff_ffff);
-/// ```
-///
-/// # Panics
-/// When there are no partitions.
-pub fn partition_of(key: &[u8], partitions: u32) -> u32 {
-    (murmur2(key) & 0x7fff_ffff) % partitions
-}
-
-/// MurmurHash2, 32 bits, little endian, with Kafka's seed (Austin Appleby, public domain).
-fn murmur2(data: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    const SEED: u32 = 0x9747_b28c;
-    let (words, tail) = data.as_chunks::<4>();
-    let mut hash = SEED ^ data.len() as u32;
-    for word in words {
-        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
-        k ^= k >> 24;
-        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
-    }
-    if !tail.is_empty() {
-        for (i, &byte) in tail.iter().enumerate() {
-            hash ^= u32::from(byte) << (8 * i);
-        }
-        hash = hash.wrapping_mul(M);
-    }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(M);
-    hash ^ (hash >> 15)
-}
-
 /// What a task counted since it was made; aborted transactions included.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counters {
@@ -134,9 +96,11 @@ pub struct Counters {
 /// The surroundings of the record that is being processed, and of results between records.
 pub struct Cx<'r, 't> {
     /// The record at hand; none while windows close or changes are flushed.
-    pub(crate) record: Option<RecordRef<'r>>,
-    /// Headers that go along with the record to its outputs.
-    pub(crate) headers: Headers<'r>,
+    pub(crate) record: Option<&'r RecordRef<'r>>,
+    /// Whether its headers go along with it to its outputs.
+    pub(crate) headers_go_along: bool,
+    /// The time of the record or result at hand.
+    pub(crate) now: Judged,
     /// How late the record is, on its way down a late stream.
     pub(crate) late_by_ms: Option<i64>,
     pub(crate) topic: &'static str,
@@ -163,6 +127,15 @@ impl<'r> Cx<'r, '_> {
         }
     }
 
+    /// The headers that a result of the record at hand has.
+    #[inline]
+    pub(crate) fn headers(&self) -> Headers<'r> {
+        match self.record {
+            Some(record) if self.headers_go_along => record.headers,
+            _ => Headers::default(),
+        }
+    }
+
     /// What the tasks behind a repartition topic should know about this one's time.
     pub(crate) fn mark(&self) -> Mark {
         Mark { task: self.task, watermark: self.time.watermark(), idle: self.time.is_idle() }
@@ -170,29 +143,7 @@ impl<'r> Cx<'r, '_> {
 
     /// Judges the time of the record that is being read, and moves time by it.
     #[inline]
-    pub(crate) fn observe(&mut self, event: EventTime, appended: Timestamp) -> Judged {
-        self.time.observe(self.input, event, appended, self.clock)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_go_where_kafka_sends_them() {
-        // From Kafka's own UtilsTest.
-        let cases: [(&[u8], i32); 7] = [
-            (b"21", -973932308),
-            (b"foobar", -790332482),
-            (b"a-little-bit-long-string", -985981536),
-            (b"a-little-bit-longer-string", -1486304829),
-            (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
-            (b"abc", 479470107),
-            (b"", 275646681),
-        ];
-        for (key, hash) in cases {
-            assert_eq!(murmur2(key).cast_signed(), hash, "{}", key.escape_ascii());
-        }
+    pub(crate) fn observe(&mut self, event: EventTime, appended: Timestamp) {
+        self.now = self.time.observe(self.input, event, appended, self.clock);
     }
 }

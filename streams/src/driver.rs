@@ -19,7 +19,9 @@ use thalweg_core::ids::{Offset, ProducerIdentity, Timestamp, Uuid};
 use thalweg_core::record::{BACKLOG_HEADER, RecordRef, WATERMARK_HEADER};
 
 use crate::codec::Codec;
-use crate::cx::{Emit, Outgoing, Route, partition_of};
+use thalweg_core::client::partitioner::partition_of;
+
+use crate::cx::{Emit, Outgoing, Route};
 use crate::error::{CodecError, Error, Result};
 use crate::state::backend::StateStore;
 use crate::state::digest::Digest;
@@ -73,9 +75,9 @@ struct Driven {
     read: usize,
     committed: usize,
     pending: Pending,
-    txn_seq: u64,
-    /// What the last commit stored beside the offsets.
+    /// What the last commit stored beside the offsets, and what the next one will.
     meta: Option<Meta>,
+    flushed: Option<Meta>,
 }
 
 /// What an open transaction has written: topic, partition, batch.
@@ -238,6 +240,20 @@ impl TestDriver {
     }
 
     fn commit_task(&mut self, at: usize) -> Result<bool> {
+        if !self.flush_task(at)? {
+            return Ok(false);
+        }
+        let driven = &mut self.tasks[at];
+        for (topic, partition, batch) in std::mem::take(&mut driven.pending.records) {
+            append(&mut self.topics, &topic, partition, batch);
+        }
+        driven.committed = driven.read;
+        driven.meta = driven.flushed.take();
+        driven.task.committed();
+        Ok(true)
+    }
+
+    fn flush_task(&mut self, at: usize) -> Result<bool> {
         let driven = &mut self.tasks[at];
         let moved = driven.read != driven.committed || !driven.pending.records.is_empty();
         if !moved && !driven.task.is_dirty() {
@@ -248,16 +264,23 @@ impl TestDriver {
             leader_epoch: 0,
             next_offset: driven.read as Offset,
         };
-        let commit =
-            Commit { log_id: self.log_id, txn_seq: driven.txn_seq + 1, consumed: &[consumed] };
-        driven.meta = Some(driven.task.flush(&commit, &mut driven.pending)?);
-        for (topic, partition, batch) in std::mem::take(&mut driven.pending.records) {
-            append(&mut self.topics, &topic, partition, batch);
-        }
-        driven.txn_seq += 1;
-        driven.committed = driven.read;
-        driven.task.committed();
+        let txn_seq = driven.task.txn_seq() + 1;
+        let commit = Commit { log_id: self.log_id, txn_seq, consumed: &[consumed] };
+        driven.flushed = Some(driven.task.flush(&commit, &mut driven.pending)?);
         Ok(true)
+    }
+
+    /// As [`TestDriver::abort`], but at the last moment: when everything was flushed, the commit is
+    /// refused.
+    ///
+    /// # Errors
+    /// Those of [`Task::flush`].
+    pub fn refuse(&mut self) -> Result<()> {
+        for at in 0..self.tasks.len() {
+            self.flush_task(at)?;
+        }
+        self.abort();
+        Ok(())
     }
 
     /// Aborts every open transaction: what it wrote is gone, and its input will be read again.
@@ -300,7 +323,6 @@ impl TestDriver {
         let driven = &mut self.tasks[at];
         driven.read = old.committed;
         driven.committed = old.committed;
-        driven.txn_seq = old.txn_seq;
         driven.meta = old.meta;
         let Some(meta) = &driven.meta else { return Ok(()) };
         for output in self.topology.subtopologies()[driven.subtopology].outputs() {
@@ -344,12 +366,14 @@ impl TestDriver {
     /// # Errors
     /// Those of [`TestDriver::process`] and [`TestDriver::commit`].
     pub fn run(&mut self) -> Result<()> {
-        loop {
+        const ROUNDS_MAX: usize = 10_000;
+        for _ in 0..ROUNDS_MAX {
             self.process()?;
             if !self.commit()? {
                 return Ok(());
             }
         }
+        Err(Error::invalid(format!("the pipeline does not come to rest in {ROUNDS_MAX} rounds")))
     }
 
     /// Every partition has been at its end for long enough to count as idle.
@@ -506,8 +530,8 @@ impl TestDriver {
                     read: 0,
                     committed: 0,
                     pending: Pending { partitions, topics, records: Vec::new() },
-                    txn_seq: 0,
                     meta: None,
+                    flushed: None,
                 });
             }
         }

@@ -32,8 +32,7 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`error`], [`codec`], [`topic`] | values: errors, values <-> bytes, typed names |
-//! | [`state`] | rows of bytes below a task, and the records that bring them back |
+//! | [`error`], [`codec`], [`topic`], [`state`] | values: errors, values <-> bytes, typed names; rows of bytes below a task, and the records that bring them back |
 //! | [`time`], `cx` | event time; what surrounds a record on its way |
 //! | [`chain`], `overlay`, `stage` | fused operators; typed state; the boundaries between |
 //! | [`window`], `aggregate` | windows of time; the stateful operators |
@@ -42,6 +41,7 @@
 //! | `layout`, `position`, `bring_up` | topics of the application; starting its tasks |
 //! | [`worker`], [`app`] | the exactly-once protocol in steps; threads |
 //! | [`driver`] | runs a pipeline in a test, with a clock that the test holds |
+
 #![expect(clippy::type_complexity, reason = "operators are fused through their types")]
 
 pub mod error;
@@ -80,7 +80,7 @@ pub mod driver;
 
 pub use app::{App, RunningApp, Stats, Stepped};
 pub use bring_up::BringUp;
-pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route, partition_of};
+pub use cx::{Counters, Emit, Meta, Outgoing, OutputId, Rec, Route};
 pub use error::{CodecError, Error, Result};
 pub use stream::{Builder, ByKey, Rekeyed, Stream};
 pub use table::Table;
@@ -88,5 +88,5 @@ pub use task::{Commit, Consumed, Frozen, Task};
 pub use time::{EventTime, OnFuture, Watermark, WhenIdle};
 pub use topic::{Store, Topic, TopicKind};
 pub use topology::{Output, OutputKind, StoreInfo, Subtopology, Topology};
-pub use worker::Step;
 pub use window::{OnClose, Tumbling, Windowed};
+pub use worker::Step;

@@ -21,12 +21,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use thalweg_core::ids::Timestamp;
 
 use crate::cx::{Cx, Outgoing, OutputId, Route};
 use crate::error::{CodecError, Error, Result};
 use crate::state::backend::{Change, StateBackend, StateError, StoreId, prefix_end};
 use crate::state::digest::{Digest, RowHash};
+use crate::time::Judged;
 
 /// How rows of a store are keyed and written.
 pub(crate) trait Layout: Send + Sync + 'static {
@@ -52,9 +52,8 @@ pub(crate) trait Layout: Send + Sync + 'static {
 /// A row in the hands of an operator. `value` may be changed; [`Entry::touch`] says that it was.
 pub(crate) struct Entry<V> {
     pub(crate) value: Option<V>,
-    /// The time of the record that changed it last, and whether that is evidence of time.
-    pub(crate) time: Timestamp,
-    pub(crate) settled: bool,
+    /// The time of the record that changed it last.
+    pub(crate) changed_at: Judged,
     dirty: bool,
     /// The committed row, and the row that was flushed: its hash and length.
     before: Option<RowHash>,
@@ -64,9 +63,8 @@ pub(crate) struct Entry<V> {
 impl<V> Entry<V> {
     /// The value was changed by a record of this time.
     #[inline]
-    pub(crate) fn touch(&mut self, time: Timestamp, settled: bool) {
-        self.time = time;
-        self.settled = settled;
+    pub(crate) fn touch(&mut self, now: Judged) {
+        self.changed_at = now;
         self.dirty = true;
     }
 
@@ -333,7 +331,7 @@ impl<L: Layout> Overlay<L> {
 impl<V> Entry<V> {
     fn of(value: Option<V>, stored: Option<(RowHash, u32)>) -> Self {
         let before = stored.map(|(hash, _)| hash);
-        Self { value, time: 0, settled: false, dirty: false, before, flushed: None }
+        Self { value, changed_at: Judged::NEVER, dirty: false, before, flushed: None }
     }
 }
 

@@ -88,7 +88,9 @@ mod tests {
             let note = Note { txn_seq: 12, topic_id: Uuid([3; 16]), meta };
             assert_eq!(Note::parse(&note.to_text().expect("short")), Some(note));
         }
-        for bad in ["", "tw1", "tw1 x y", "tw2 1 AAAAAAAAAAAAAAAAAAAAAA", "tw1 1 AAAAAAAAAAAAAAAAAAAAAA 0"] {
+        for bad in
+            ["", "tw1", "tw1 x y", "tw2 1 AAAAAAAAAAAAAAAAAAAAAA", "tw1 1 AAAAAAAAAAAAAAAAAAAAAA 0"]
+        {
             assert_eq!(Note::parse(bad), None, "{bad}");
         }
     }

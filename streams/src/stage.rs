@@ -14,14 +14,15 @@
 //! locks; operators are visited parents first, so that what one emits when it closes or is flushed
 //! reaches the next before that one closes or is flushed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use thalweg_core::record::{Headers, WATERMARK_HEADER};
 
-use crate::chain::{Chain, Input, Typed, UNSETTLED_HEADER};
+use crate::chain::{Chain, Input, Out, Typed, UNSETTLED_HEADER};
 use crate::codec::Codec;
-use crate::cx::{Cx, Emit, Outgoing, OutputId, Rec, Route};
+use crate::cx::{Cx, Emit, Outgoing, OutputId, Route};
 use crate::error::{Error, Result};
 use crate::overlay::StoreLayers;
 use crate::time::{Mark, NEVER};
@@ -38,17 +39,22 @@ pub(crate) trait Node<I: Input>: Send {
     ///
     /// # Errors
     /// Those of [`Node::push`].
-    fn run<'r>(
-        &mut self,
-        items: &mut dyn Iterator<Item = I::Item<'r>>,
-        cx: &mut Cx<'r, '_>,
-    ) -> Result<()> {
-        for item in items {
+    fn run<'r>(&mut self, batch: I::Batch<'r>, cx: &mut Cx<'r, '_>) -> Result<()> {
+        for item in batch {
             self.push(item, cx)?;
         }
         Ok(())
     }
 
+    /// Visits the operators that keep something, from here on, parents first.
+    ///
+    /// # Errors
+    /// The visitor's first.
+    fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()>;
+}
+
+/// The end of a chain.
+pub(crate) trait End<K, V>: Out<K, V> + Send {
     /// Visits the operators that keep something, from here on, parents first.
     ///
     /// # Errors
@@ -129,34 +135,33 @@ impl<I: Input> Slot<I> {
     }
 
     pub(crate) fn attach(&self, factory: Factory<I>) {
-        self.branches.lock().unwrap_or_else(PoisonError::into_inner).push(factory);
+        self.branches.lock().push(factory);
     }
 
     pub(crate) fn grow(&self, setup: &Setup) -> Vec<Box<dyn Node<I>>> {
-        let branches = self.branches.lock().unwrap_or_else(PoisonError::into_inner);
+        let branches = self.branches.lock();
         branches.iter().map(|factory| factory(setup)).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.branches.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.branches.lock().len()
     }
 }
 
-/// A chain and the node behind it, compiled into one.
-pub(crate) struct Fused<C, N> {
+/// A chain and its end, compiled into one.
+pub(crate) struct Fused<C, E> {
     pub(crate) chain: Arc<C>,
-    pub(crate) next: N,
+    pub(crate) end: E,
 }
 
-impl<C: Chain, N: Node<Typed<C::Key, C::Value>>> Node<C::Input> for Fused<C, N> {
-    #[inline]
+impl<C: Chain, E: End<C::Key, C::Value>> Node<C::Input> for Fused<C, E> {
+    #[inline(always)]
     fn push<'r>(&mut self, item: <C::Input as Input>::Item<'r>, cx: &mut Cx<'r, '_>) -> Result<()> {
-        let next = &mut self.next;
-        self.chain.push(item, cx, &mut |rec, cx: &mut Cx<'r, '_>| next.push(rec, cx))
+        self.chain.push(item, cx, &mut self.end)
     }
 
     fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()> {
-        self.next.operators(visit)
+        self.end.operators(visit)
     }
 }
 
@@ -165,16 +170,18 @@ pub(crate) struct Tee<K, V> {
     pub(crate) branches: Vec<Box<dyn Node<Typed<K, V>>>>,
 }
 
-impl<K: Clone + 'static, V: Clone + 'static> Node<Typed<K, V>> for Tee<K, V> {
-    #[inline]
-    fn push<'r>(&mut self, rec: Rec<K, V>, cx: &mut Cx<'r, '_>) -> Result<()> {
+impl<K: Clone + 'static, V: Clone + 'static> Out<K, V> for Tee<K, V> {
+    #[inline(always)]
+    fn push(&mut self, key: K, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
         let Some((last, others)) = self.branches.split_last_mut() else { return Ok(()) };
         for branch in others {
-            branch.push(rec.clone(), cx)?;
+            branch.push((key.clone(), value.clone()), cx)?;
         }
-        last.push(rec, cx)
+        last.push((key, value), cx)
     }
+}
 
+impl<K: Clone + 'static, V: Clone + 'static> End<K, V> for Tee<K, V> {
     fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()> {
         self.branches.iter_mut().try_for_each(|branch| branch.operators(visit))
     }
@@ -191,15 +198,17 @@ impl<K: 'static, V: 'static> Next<K, V> {
     }
 }
 
-impl<K: 'static, V: 'static> Node<Typed<K, V>> for Next<K, V> {
-    #[inline]
-    fn push<'r>(&mut self, rec: Rec<K, V>, cx: &mut Cx<'r, '_>) -> Result<()> {
+impl<K: 'static, V: 'static> Out<K, V> for Next<K, V> {
+    #[inline(always)]
+    fn push(&mut self, key: K, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
         match &mut self.branch {
-            Some(branch) => branch.push(rec, cx),
+            Some(branch) => branch.push((key, value), cx),
             None => Ok(()),
         }
     }
+}
 
+impl<K: 'static, V: 'static> End<K, V> for Next<K, V> {
     fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()> {
         self.branch.iter_mut().try_for_each(|branch| branch.operators(visit))
     }
@@ -211,15 +220,17 @@ pub(crate) struct Split<K, V, const N: usize> {
     pub(crate) branches: [Next<K, V>; N],
 }
 
-impl<K: 'static, V: 'static, const N: usize> Node<Typed<K, V>> for Split<K, V, N> {
-    #[inline]
-    fn push<'r>(&mut self, rec: Rec<K, V>, cx: &mut Cx<'r, '_>) -> Result<()> {
-        match self.predicates.iter().position(|holds| holds(&rec.key, &rec.value)) {
-            Some(i) => self.branches[i].push(rec, cx),
+impl<K: 'static, V: 'static, const N: usize> Out<K, V> for Split<K, V, N> {
+    #[inline(always)]
+    fn push(&mut self, key: K, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
+        match self.predicates.iter().position(|holds| holds(&key, &value)) {
+            Some(i) => self.branches[i].push(key, value, cx),
             None => Ok(()),
         }
     }
+}
 
+impl<K: 'static, V: 'static, const N: usize> End<K, V> for Split<K, V, N> {
     fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()> {
         self.branches.iter_mut().try_for_each(|branch| branch.operators(visit))
     }
@@ -230,18 +241,26 @@ pub(crate) struct Sink<KC, VC> {
     pub(crate) writer: RecordWriter<KC, VC>,
 }
 
-impl<K, V, KC, VC> Node<Typed<K, V>> for Sink<KC, VC>
+impl<K, V, KC, VC> Out<K, V> for Sink<KC, VC>
 where
     K: 'static,
     V: 'static,
     KC: Codec<K>,
     VC: Codec<V>,
 {
-    #[inline]
-    fn push<'r>(&mut self, rec: Rec<K, V>, cx: &mut Cx<'r, '_>) -> Result<()> {
-        self.writer.write(&rec, false, cx)
+    #[inline(always)]
+    fn push(&mut self, key: K, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
+        self.writer.write(&key, &value, false, cx)
     }
+}
 
+impl<K, V, KC, VC> End<K, V> for Sink<KC, VC>
+where
+    K: 'static,
+    V: 'static,
+    KC: Codec<K>,
+    VC: Codec<V>,
+{
     fn operators(&mut self, _visit: &mut Visitor<'_>) -> Result<()> {
         Ok(())
     }
@@ -255,18 +274,26 @@ pub(crate) struct Repartition<KC, VC> {
     pub(crate) sent: Option<Mark>,
 }
 
-impl<K, V, KC, VC> Node<Typed<K, V>> for Repartition<KC, VC>
+impl<K, V, KC, VC> Out<K, V> for Repartition<KC, VC>
 where
     K: 'static,
     V: 'static,
     KC: Codec<K>,
     VC: Codec<V>,
 {
-    #[inline]
-    fn push<'r>(&mut self, rec: Rec<K, V>, cx: &mut Cx<'r, '_>) -> Result<()> {
-        self.writer.write(&rec, !rec.settled, cx)
+    #[inline(always)]
+    fn push(&mut self, key: K, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
+        self.writer.write(&key, &value, !cx.now.settled, cx)
     }
+}
 
+impl<K, V, KC, VC> End<K, V> for Repartition<KC, VC>
+where
+    K: 'static,
+    V: 'static,
+    KC: Codec<K>,
+    VC: Codec<V>,
+{
     fn operators(&mut self, visit: &mut Visitor<'_>) -> Result<()> {
         visit(self)
     }
@@ -318,15 +345,15 @@ pub(crate) struct RecordWriter<KC, VC> {
     pub(crate) topic: &'static str,
     pub(crate) key_codec: KC,
     pub(crate) value_codec: VC,
-    pub(crate) key: Vec<u8>,
-    pub(crate) value: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl<KC, VC> RecordWriter<KC, VC> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write<K, V>(
         &mut self,
-        rec: &Rec<K, V>,
+        key: &K,
+        value: &V,
         unsettled: bool,
         cx: &mut Cx<'_, '_>,
     ) -> Result<()>
@@ -334,22 +361,33 @@ impl<KC, VC> RecordWriter<KC, VC> {
         KC: Codec<K>,
         VC: Codec<V>,
     {
-        let key = self.key_codec.encode_nullable(&rec.key, &mut self.key);
-        let key = key.map_err(Error::encode(self.topic))?;
-        let value = self.value_codec.encode_nullable(&rec.value, &mut self.value);
-        let value = value.map_err(Error::encode(self.topic))?;
+        // One buffer for both: their ends are known without looking at it again.
+        self.bytes.clear();
+        let has_key = !self.key_codec.is_null(key);
+        if has_key {
+            let encoded = self.key_codec.encode(key, &mut self.bytes);
+            encoded.map_err(Error::encode(self.topic))?;
+        }
+        let key_end = self.bytes.len();
+        let has_value = !self.value_codec.is_null(value);
+        if has_value {
+            let encoded = self.value_codec.encode(value, &mut self.bytes);
+            encoded.map_err(Error::encode(self.topic))?;
+        }
+        let (key, value) = self.bytes.split_at(key_end);
         let record = Outgoing {
             output: self.output,
-            route: if key.is_some() { Route::Key } else { Route::Any },
-            timestamp: rec.time,
-            key,
-            value,
+            route: if has_key { Route::Key } else { Route::Any },
+            timestamp: cx.now.time,
+            key: has_key.then_some(key),
+            value: has_value.then_some(value),
             headers: &[],
         };
-        if cx.headers.is_empty() && !unsettled && cx.late_by_ms.is_none() {
+        let along = cx.headers();
+        if along.is_empty() && !unsettled && cx.late_by_ms.is_none() {
             return cx.out.emit(record);
         }
-        with_headers(record, cx.headers, unsettled, cx.late_by_ms, cx.out)
+        with_headers(record, along, unsettled, cx.late_by_ms, cx.out)
     }
 }
 

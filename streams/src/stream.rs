@@ -21,12 +21,12 @@ use thalweg_core::record::RecordRef;
 
 use crate::chain::{
     Chain, Decode, Encoded, Extracted, Filter, FlatMap, FlatMapValues, Map, MapRecord, MapValues,
-    Parse, Pass, Punctuate, RecordTime, Source, Typed, UpstreamTime,
+    Op, Parse, Pass, Punctuate, RecordTime, SelectKey, Source, Then, UpstreamTime,
 };
 use crate::codec::Codec;
 use crate::cx::{Meta, OutputId, Rec};
 use crate::graph::{Graph, SourceInfo};
-use crate::stage::{Fused, Next, Node, RecordWriter, Repartition, Setup, Sink, Slot, Split, Tee};
+use crate::stage::{End, Fused, Next, RecordWriter, Repartition, Setup, Sink, Slot, Split, Tee};
 use crate::time::{EventTime, OnFuture, TimeSettings, Watermark, WhenIdle};
 use crate::topic::Topic;
 
@@ -131,6 +131,29 @@ pub enum ByKey {}
 pub enum Rekeyed {}
 
 /// Streams whose equal keys are in one partition, so that state can be kept by key.
+///
+/// Counting after the key was changed does not compile, and the compiler says what is missing:
+///
+/// ```compile_fail,E0277
+/// # use thalweg_streams::{Builder, Store, Topic};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const COUNT: Store<i64, u64> = Store::new("count");
+/// fn pipeline(b: &Builder) {
+///     b.stream(&BIDS).select_key(|_, price| price / 100).count(&COUNT);
+///     //                                  call `.repartition(&TOPIC)` first
+/// }
+/// ```
+///
+/// ```
+/// # use thalweg_streams::{Builder, Store, Topic};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const COUNT: Store<i64, u64> = Store::new("count");
+/// const BY_PRICE: Topic<i64, i64> = Topic::internal("bids-by-price");
+///
+/// fn pipeline(b: &Builder) {
+///     b.stream(&BIDS).select_key(|_, price| price / 100).repartition(&BY_PRICE).count(&COUNT);
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "the key of this stream was changed, so equal keys may be in different partitions",
     label = "call `.repartition(&TOPIC)` first"
@@ -189,11 +212,11 @@ pub struct Stream<K, V, P = ByKey, C: Chain = Pass<K, V>> {
 }
 
 impl<K, V, P, C: Chain> Stream<K, V, P, C> {
-    fn then<K2, V2, P2, C2>(self, name: &str, wrap: impl FnOnce(C) -> C2) -> Stream<K2, V2, P2, C2>
+    fn then<P2, O>(self, name: &str, op: O) -> Stream<O::Key, O::Value, P2, Then<C, O>>
     where
-        C2: Chain<Input = C::Input>,
+        O: Op<C::Key, C::Value>,
     {
-        let (place, chain) = (self.place.then(name), wrap(self.chain));
+        let (place, chain) = (self.place.then(name), Then(self.chain, op));
         Stream { place, slot: self.slot, chain, types: PhantomData }
     }
 }
@@ -206,40 +229,40 @@ where
     C: Chain<Key = K, Value = V>,
 {
     /// Another value under the same key.
-    pub fn map_values<V2: 'static, F>(self, f: F) -> Stream<K, V2, P, MapValues<C, F>>
+    pub fn map_values<V2: 'static, F>(self, f: F) -> Stream<K, V2, P, Then<C, MapValues<F>>>
     where
         F: Fn(&K, V) -> V2 + Send + Sync + 'static,
     {
-        self.then("map_values", |chain| MapValues(chain, f))
+        self.then("map_values", MapValues(f))
     }
 
     /// The records for which `keep` holds.
-    pub fn filter<F>(self, keep: F) -> Stream<K, V, P, Filter<C, F>>
+    pub fn filter<F>(self, keep: F) -> Stream<K, V, P, Then<C, Filter<F>>>
     where
         F: Fn(&K, &V) -> bool + Send + Sync + 'static,
     {
-        self.then("filter", |chain| Filter(chain, keep))
+        self.then("filter", Filter(keep))
     }
 
     /// The records for which `drop` does not hold.
     pub fn filter_not<F>(
         self,
         drop: F,
-    ) -> Stream<K, V, P, Filter<C, impl Fn(&K, &V) -> bool + Send + Sync + 'static>>
+    ) -> Stream<K, V, P, Then<C, Filter<impl Fn(&K, &V) -> bool + Send + Sync + 'static>>>
     where
         F: Fn(&K, &V) -> bool + Send + Sync + 'static,
     {
-        self.then("filter_not", |chain| Filter(chain, move |key: &K, value: &V| !drop(key, value)))
+        self.then("filter_not", Filter(move |key: &K, value: &V| !drop(key, value)))
     }
 
     /// None, one or several values under the same key.
-    pub fn flat_map_values<I, F>(self, f: F) -> Stream<K, I::Item, P, FlatMapValues<C, F>>
+    pub fn flat_map_values<I, F>(self, f: F) -> Stream<K, I::Item, P, Then<C, FlatMapValues<F>>>
     where
         K: Clone,
         I: IntoIterator<Item: 'static>,
         F: Fn(&K, V) -> I + Send + Sync + 'static,
     {
-        self.then("flat_map_values", |chain| FlatMapValues(chain, f))
+        self.then("flat_map_values", FlatMapValues(f))
     }
 
     /// Looks at each record. What `look` does outside of the pipeline is not undone by an abort: it
@@ -247,16 +270,15 @@ where
     pub fn inspect<F>(
         self,
         look: F,
-    ) -> Stream<K, V, P, Filter<C, impl Fn(&K, &V) -> bool + Send + Sync + 'static>>
+    ) -> Stream<K, V, P, Then<C, Filter<impl Fn(&K, &V) -> bool + Send + Sync + 'static>>>
     where
         F: Fn(&K, &V) + Send + Sync + 'static,
     {
-        self.then("inspect", |chain| {
-            Filter(chain, move |key: &K, value: &V| {
-                look(key, value);
-                true
-            })
-        })
+        let look = move |key: &K, value: &V| {
+            look(key, value);
+            true
+        };
+        self.then("inspect", Filter(look))
     }
 }
 
@@ -268,45 +290,40 @@ where
     C: Chain<Key = K, Value = V>,
 {
     /// Another key and value.
-    pub fn map<K2: 'static, V2: 'static, F>(self, f: F) -> Stream<K2, V2, Rekeyed, Map<C, F>>
+    pub fn map<K2: 'static, V2: 'static, F>(self, f: F) -> Stream<K2, V2, Rekeyed, Then<C, Map<F>>>
     where
         F: Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
     {
-        self.then("map", |chain| Map(chain, f))
+        self.then("map", Map(f))
     }
 
     /// Another key, made from key and value.
-    pub fn select_key<K2: 'static, F>(
-        self,
-        f: F,
-    ) -> Stream<K2, V, Rekeyed, Map<C, impl Fn(K, V) -> (K2, V) + Send + Sync + 'static>>
+    pub fn select_key<K2: 'static, F>(self, f: F) -> Stream<K2, V, Rekeyed, Then<C, SelectKey<F>>>
     where
         F: Fn(&K, &V) -> K2 + Send + Sync + 'static,
     {
-        self.then("select_key", |chain| {
-            Map(chain, move |key: K, value: V| (f(&key, &value), value))
-        })
+        self.then("select_key", SelectKey(f))
     }
 
     /// None, one or several records of another key and value.
-    pub fn flat_map<I, K2, V2, F>(self, f: F) -> Stream<K2, V2, Rekeyed, FlatMap<C, F>>
+    pub fn flat_map<I, K2, V2, F>(self, f: F) -> Stream<K2, V2, Rekeyed, Then<C, FlatMap<F>>>
     where
         K2: 'static,
         V2: 'static,
         I: IntoIterator<Item = (K2, V2)>,
         F: Fn(K, V) -> I + Send + Sync + 'static,
     {
-        self.then("flat_map", |chain| FlatMap(chain, f))
+        self.then("flat_map", FlatMap(f))
     }
 
     /// Another key and value, with a look at the record's time, headers and origin.
-    pub fn map_record<K2, V2, F>(self, f: F) -> Stream<K2, V2, Rekeyed, MapRecord<C, F>>
+    pub fn map_record<K2, V2, F>(self, f: F) -> Stream<K2, V2, Rekeyed, Then<C, MapRecord<F>>>
     where
         K2: 'static,
         V2: 'static,
         F: Fn(Rec<K, V>, &Meta<'_>) -> (K2, V2) + Send + Sync + 'static,
     {
-        self.then("map_record", |chain| MapRecord(chain, f))
+        self.then("map_record", MapRecord(f))
     }
 }
 
@@ -332,7 +349,7 @@ where
 }
 
 /// Time, right behind the source.
-impl<K, V, P, C: Chain> Stream<K, V, P, C> {
+impl<K: 'static, V: 'static, P, C: Chain> Stream<K, V, P, C> {
     /// How the watermark follows the records. Default: [`Watermark::Ascending`].
     pub fn watermark(self, strategy: Watermark) -> Self
     where
@@ -344,12 +361,12 @@ impl<K, V, P, C: Chain> Stream<K, V, P, C> {
 
     /// The records say how far time has come: where `f` gives a time, none before it is expected any
     /// more. Their timestamps move nothing.
-    pub fn punctuated<F>(self, f: F) -> Stream<K, V, P, Punctuate<C, F>>
+    pub fn punctuated<F>(self, f: F) -> Stream<K, V, P, Then<C, Punctuate<F>>>
     where
         C: Source + Chain<Key = K, Value = V>,
         F: Fn(&K, &V) -> Option<Timestamp> + Send + Sync + 'static,
     {
-        self.watermark(Watermark::Standing).then("punctuated", |chain| Punctuate(chain, f))
+        self.watermark(Watermark::Standing).then("punctuated", Punctuate(f))
     }
 
     /// What happens to records further ahead than `max_ahead`. Default: [`OnFuture::Accept`].
@@ -379,14 +396,14 @@ where
     V: 'static,
     C: Chain<Key = K, Value = V>,
 {
-    /// Ends the run of operators in a node made by `node`, once per task.
-    pub(crate) fn end<N>(self, node: impl Fn(&Setup) -> N + Send + Sync + 'static)
+    /// Ends the run of operators in what `end` makes, once per task.
+    pub(crate) fn end<E>(self, end: impl Fn(&Setup) -> E + Send + Sync + 'static)
     where
-        N: Node<Typed<K, V>> + 'static,
+        E: End<K, V> + 'static,
     {
         let chain = Arc::new(self.chain);
         self.slot.attach(Box::new(move |setup| {
-            Box::new(Fused { chain: Arc::clone(&chain), next: node(setup) })
+            Box::new(Fused { chain: Arc::clone(&chain), end: end(setup) })
         }));
     }
 
@@ -487,7 +504,6 @@ pub(crate) fn writer<K, V, KC: Codec<K>, VC: Codec<V>>(
         topic: name,
         key_codec: key_codec.clone(),
         value_codec: value_codec.clone(),
-        key: Vec::new(),
-        value: Vec::new(),
+        bytes: Vec::new(),
     }
 }

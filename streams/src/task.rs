@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use thalweg_core::ids::{LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
-use thalweg_core::record::{Headers, RecordRef};
+use thalweg_core::record::RecordRef;
 
 use crate::chain::Encoded;
 use crate::cx::{Counters, Cx, Emit, Outgoing, Route};
@@ -27,7 +27,7 @@ use crate::stage::{Node, Operator, Setup, Visitor};
 use crate::state::backend::{Change, StateBackend, StateError, StoreId};
 use crate::state::digest::Digest;
 use crate::state::meta::{InputPosition, META_KEY, Meta, OperatorState, TaskId};
-use crate::time::{Mark, NEVER, TaskTime, TimeSettings};
+use crate::time::{Judged, Mark, NEVER, TaskTime, TimeSettings};
 use crate::topology::{OutputKind, Topology};
 
 /// Where a task will have read to when its transaction commits, in one input partition.
@@ -63,7 +63,9 @@ pub struct Task {
     last_clock: Timestamp,
     base: Box<dyn StateBackend>,
     counters: Counters,
+    /// The number of the last committed transaction, and of the one that was flushed.
     txn_seq: u64,
+    flushed_seq: u64,
 }
 
 /// An input partition, and what its records enter.
@@ -119,6 +121,7 @@ impl Topology {
             base,
             counters: Counters::default(),
             txn_seq: 0,
+            flushed_seq: 0,
         }
     }
 }
@@ -130,7 +133,8 @@ impl Task {
     }
 
     /// Takes records of an input partition, in the order of their offsets, and emits what becomes
-    /// of them and what closes by the time they bring. `clock` is the transaction's.
+    /// of them and what closes by the time they bring. `clock` is the transaction's. Generic, so that
+    /// decoding a batch is compiled into the loop that fills the chunks.
     ///
     /// # Errors
     /// A record that cannot be read, a value that cannot be written, state that cannot be read, or an
@@ -138,13 +142,36 @@ impl Task {
     pub fn process<'r>(
         &mut self,
         input: usize,
-        records: &mut dyn Iterator<Item = RecordRef<'r>>,
+        records: impl IntoIterator<Item = RecordRef<'r>>,
         clock: Timestamp,
         out: &mut dyn Emit,
     ) -> Result<()> {
-        self.last_clock = clock;
+        let mut records = records.into_iter();
+        let mut chunk = Vec::with_capacity(CHUNK);
+        loop {
+            chunk.clear();
+            chunk.extend(records.by_ref().take(CHUNK));
+            if chunk.is_empty() {
+                return self.close(clock, out);
+            }
+            self.run(input, &chunk, clock, out)?;
+        }
+    }
+
+    fn run(
+        &mut self,
+        input: usize,
+        chunk: &[RecordRef<'_>],
+        clock: Timestamp,
+        out: &mut dyn Emit,
+    ) -> Result<()> {
         let (inputs, mut cx) = self.parts(input, clock, out);
-        inputs[input].root.run(records, &mut cx)?;
+        inputs[input].root.run(chunk, &mut cx)
+    }
+
+    fn close(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<()> {
+        self.last_clock = clock;
+        self.time.settle();
         self.each(clock, out, |operator, cx| operator.close(cx))
     }
 
@@ -157,10 +184,7 @@ impl Task {
         self.last_clock = clock;
         let before = self.time.watermark();
         self.time.advance_clock(clock);
-        if self.time.watermark() == before {
-            return Ok(());
-        }
-        self.each(clock, out, |operator, cx| operator.close(cx))
+        if self.time.watermark() == before { Ok(()) } else { self.close(clock, out) }
     }
 
     /// There is no more input for now: emits every open window. Time moves no further than to the
@@ -217,7 +241,7 @@ impl Task {
                 headers: &[],
             })?;
         }
-        self.txn_seq = commit.txn_seq;
+        self.flushed_seq = commit.txn_seq;
         Ok(meta)
     }
 
@@ -225,12 +249,14 @@ impl Task {
     pub fn committed(&mut self) {
         self.visit(|operator| operator.committed());
         self.committed_time = self.time.clone();
+        self.txn_seq = self.flushed_seq;
     }
 
     /// Forgets everything since the last commit. Reading must go on from the committed positions.
     pub fn abort(&mut self) {
         self.visit(|operator| operator.aborted());
         self.time = self.committed_time.clone();
+        self.flushed_seq = self.txn_seq;
     }
 
     /// Takes over what an earlier owner knew: the meta record of the last committed transaction, whose
@@ -266,6 +292,7 @@ impl Task {
             return Err(StateError::Corrupt { task, why }.into());
         }
         self.txn_seq = meta.txn_seq;
+        self.flushed_seq = meta.txn_seq;
         self.last_clock = meta.last_clock.unwrap_or(NEVER);
         self.committed_time = self.time.clone();
         Ok(())
@@ -321,7 +348,7 @@ impl Task {
         self.counters
     }
 
-    /// The number of the last transaction that was flushed or restored.
+    /// The number of the last committed transaction.
     pub fn txn_seq(&self) -> u64 {
         self.txn_seq
     }
@@ -391,15 +418,16 @@ impl Task {
         }
     }
 
-    fn parts<'t>(
+    fn parts<'r, 't>(
         &'t mut self,
         input: usize,
         clock: Timestamp,
         out: &'t mut dyn Emit,
-    ) -> (&'t mut [TaskInput], Cx<'static, 't>) {
+    ) -> (&'t mut [TaskInput], Cx<'r, 't>) {
         let cx = Cx {
             record: None,
-            headers: Headers::default(),
+            headers_go_along: false,
+            now: Judged::NEVER,
             late_by_ms: None,
             topic: self.inputs[input].topic,
             partition: self.id.partition,
@@ -434,6 +462,9 @@ impl Frozen {
         Ok(changes)
     }
 }
+
+/// How many records enter a task by one virtual call: few enough that they stay in the nearest cache.
+const CHUNK: usize = 64;
 
 /// The name under which the meta record keeps the task's own time.
 const TIME: &str = "@time";

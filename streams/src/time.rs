@@ -25,7 +25,7 @@ pub(crate) const NEVER: Timestamp = Timestamp::MIN;
 /// When a record happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventTime {
-    /// At this time, in milliseconds since 1970: the record says so itself.
+    /// At this time, in milliseconds since 1970, negative before: the record says so itself.
     At(Timestamp),
     /// The record does not say. It counts for when it was appended, and never moves time.
     Unknown,
@@ -115,6 +115,11 @@ pub(crate) struct Judged {
     pub(crate) settled: bool,
 }
 
+impl Judged {
+    /// Of no record.
+    pub(crate) const NEVER: Self = Self { time: NEVER, settled: false };
+}
+
 /// What a repartition topic's partition hears from one upstream task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Upstream {
@@ -127,7 +132,11 @@ struct Upstream {
 /// Time in one input partition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Input {
-    settings: TimeSettings,
+    /// How far behind the greatest timestamp time is; `None`: records do not move it.
+    bound_ms: Option<i64>,
+    after_backlog: bool,
+    on_future: OnFuture,
+    max_ahead_ms: i64,
     max_timestamp: Timestamp,
     watermark: Timestamp,
     /// Some record was read, timed or not.
@@ -145,25 +154,32 @@ impl Input {
         }
         if self.upstream.is_empty() {
             // A partition that holds only records without a time of their own counts as idle.
-            self.at_end || (self.seen && self.watermark == NEVER)
+            self.at_end || (self.seen && self.reached() == NEVER)
         } else {
             self.at_end && self.upstream.iter().all(|u| u.heard && u.idle)
         }
     }
 
-    /// Moves the partition's watermark to where its records, or its upstream tasks, say.
-    fn advance(&mut self) {
-        let reached = if self.upstream.is_empty() {
-            match self.settings.watermark.bound_ms() {
-                Some(bound) if !self.backlog && self.max_timestamp != NEVER => {
-                    self.max_timestamp.saturating_sub(bound)
-                }
-                _ => NEVER,
+    /// Where the partition's watermark is. Computed when somebody looks, which most records need not
+    /// pay for: between settlements only `max_timestamp` moves.
+    #[inline]
+    fn reached(&self) -> Timestamp {
+        match self.bound_ms {
+            // Subtracting saturates: what never was stays never.
+            Some(bound) if !self.backlog && self.upstream.is_empty() => {
+                self.watermark.max(self.max_timestamp.saturating_sub(bound))
             }
-        } else {
-            least(self.upstream.iter().map(|u| (u.watermark, u.heard && u.idle)))
-        };
-        self.watermark = self.watermark.max(reached);
+            _ => self.watermark,
+        }
+    }
+
+    /// Notes where the partition's watermark is, by its records and its upstream tasks.
+    fn settle(&mut self) {
+        self.watermark = self.reached();
+        if !self.upstream.is_empty() {
+            let heard = least(self.upstream.iter().map(|u| (u.watermark, u.heard && u.idle)));
+            self.watermark = self.watermark.max(heard);
+        }
     }
 }
 
@@ -191,7 +207,10 @@ impl TaskTime {
     /// `inputs` gives per input its settings and, for a repartition topic, the tasks that write it.
     pub(crate) fn new(inputs: &[(TimeSettings, Vec<TaskId>)], when_idle: WhenIdle) -> Self {
         let input = |(settings, tasks): &(TimeSettings, Vec<TaskId>)| Input {
-            settings: *settings,
+            bound_ms: settings.watermark.bound_ms(),
+            after_backlog: matches!(settings.watermark, Watermark::AfterBacklog(_)),
+            on_future: settings.on_future,
+            max_ahead_ms: millis(settings.max_ahead),
             max_timestamp: NEVER,
             watermark: NEVER,
             seen: false,
@@ -214,7 +233,19 @@ impl TaskTime {
     /// No record below this is expected any more.
     #[inline]
     pub(crate) fn watermark(&self) -> Timestamp {
-        self.watermark
+        let reached = match &self.inputs[..] {
+            [only] => only.reached(),
+            several => least(several.iter().map(|i| (i.reached(), i.is_idle()))),
+        };
+        self.watermark.max(reached)
+    }
+
+    /// Notes where time is: after each batch, and before anything changes that it depends on beside
+    /// the records' times (who is idle, what is a backlog), so that it never goes back.
+    pub(crate) fn settle(&mut self) {
+        self.watermark = self.watermark();
+        self.inputs.iter_mut().for_each(Input::settle);
+        self.watermark = self.watermark();
     }
 
     /// Judges a record of a source and moves time by it. `appended` is the record's stored
@@ -223,74 +254,75 @@ impl TaskTime {
     #[inline]
     pub(crate) fn observe(
         &mut self,
-        input: usize,
+        at: usize,
         event: EventTime,
         appended: Timestamp,
         clock: Timestamp,
     ) -> Judged {
-        self.arrived(input);
-        let input = &mut self.inputs[input];
-        let time = match event {
-            // Kafka's "no timestamp" is negative.
-            EventTime::At(time) if time >= 0 => time,
-            _ => return Judged { time: appended, settled: false },
-        };
+        self.arrived(at);
+        let EventTime::At(time) = event else { return Judged { time: appended, settled: false } };
+        let input = &mut self.inputs[at];
         let known = appended.min(clock);
-        if time > known.saturating_add(millis(input.settings.max_ahead)) {
-            let time = match input.settings.on_future {
+        if time > known.saturating_add(input.max_ahead_ms) {
+            let time = match input.on_future {
                 OnFuture::Accept => time,
                 OnFuture::Clamp => known,
             };
             return Judged { time, settled: false };
         }
-        if time > input.max_timestamp {
-            input.max_timestamp = time;
-            self.raise();
-        }
+        input.max_timestamp = input.max_timestamp.max(time);
         Judged { time, settled: time <= known }
     }
 
     /// A record was read: the partition was not at its end.
     #[inline]
-    pub(crate) fn arrived(&mut self, input: usize) {
-        let input = &mut self.inputs[input];
-        input.seen = true;
-        input.at_end = false;
+    pub(crate) fn arrived(&mut self, at: usize) {
+        if self.inputs[at].at_end || !self.inputs[at].seen {
+            self.wake(at);
+        }
+    }
+
+    #[cold]
+    fn wake(&mut self, at: usize) {
+        self.settle();
+        self.inputs[at].seen = true;
+        self.inputs[at].at_end = false;
     }
 
     /// The record says itself how far time has come (`punctuated`).
-    pub(crate) fn punctuate(&mut self, input: usize, watermark: Timestamp) {
-        let input = &mut self.inputs[input];
+    pub(crate) fn punctuate(&mut self, at: usize, watermark: Timestamp) {
+        let input = &mut self.inputs[at];
         if !input.backlog && watermark > input.watermark {
             input.watermark = watermark;
-            self.raise();
+            self.settle();
         }
     }
 
     /// A source begins, or is done with, reading what was there before it.
-    pub(crate) fn backlog(&mut self, input: usize, begins: bool) {
-        let input = &mut self.inputs[input];
-        if matches!(input.settings.watermark, Watermark::AfterBacklog(_)) {
-            input.backlog = begins;
-            self.raise();
+    pub(crate) fn backlog(&mut self, at: usize, begins: bool) {
+        if self.inputs[at].after_backlog {
+            self.settle();
+            self.inputs[at].backlog = begins;
+            self.settle();
         }
     }
 
     /// A mark of an upstream task. Marks of tasks that do not write this topic are not heard.
-    pub(crate) fn mark(&mut self, input: usize, mark: Mark) {
-        let upstream = self.inputs[input].upstream.iter_mut().find(|u| u.task == mark.task);
+    pub(crate) fn mark(&mut self, at: usize, mark: Mark) {
+        let upstream = self.inputs[at].upstream.iter_mut().find(|u| u.task == mark.task);
         if let Some(upstream) = upstream {
             upstream.watermark = upstream.watermark.max(mark.watermark);
             upstream.idle = mark.idle;
             upstream.heard = true;
-            self.raise();
+            self.settle();
         }
     }
 
     /// The consumer stands at the end of a partition, or does not any more.
-    pub(crate) fn set_at_end(&mut self, input: usize, at_end: bool) {
-        self.inputs[input].at_end = at_end;
-        self.raise();
+    pub(crate) fn set_at_end(&mut self, at: usize, at_end: bool) {
+        self.settle();
+        self.inputs[at].at_end = at_end;
+        self.settle();
     }
 
     /// Whether every input has come to its end, upstream of repartitions included.
@@ -306,31 +338,23 @@ impl TaskTime {
             self.clock_step.map_or(clock, |last| clock.min(last.saturating_add(STEP_MS_MAX)));
         self.clock_step = Some(step);
         let reached = step.saturating_sub(millis(lag));
-        if self.is_idle() && reached > self.watermark {
+        if self.is_idle() && reached > self.watermark() {
             self.watermark = reached;
             self.clock_advance = Some(reached);
         }
     }
 
-    fn raise(&mut self) {
-        for input in &mut self.inputs {
-            input.advance();
-        }
-        let reached = least(self.inputs.iter().map(|i| (i.watermark, i.is_idle())));
-        self.watermark = self.watermark.max(reached);
-    }
-
     /// Fills in what the meta record keeps per input, and gives what it keeps per task.
     pub(crate) fn save(&self, positions: &mut [InputPosition]) -> (Bytes, Option<Timestamp>) {
         let mut own = Vec::with_capacity(10 + 9 * self.inputs.len());
-        own.extend(self.watermark.to_be_bytes());
+        own.extend(self.watermark().to_be_bytes());
         for (input, position) in self.inputs.iter().zip(positions) {
             position.max_timestamp = (input.max_timestamp != NEVER).then_some(input.max_timestamp);
             position.backlog = input.backlog;
             let heard = input.upstream.iter().filter(|u| u.heard);
             position.upstream = heard.clone().map(|u| (u.task, u.watermark)).collect();
             own.push(u8::from(input.seen));
-            own.extend(input.watermark.to_be_bytes());
+            own.extend(input.reached().to_be_bytes());
             own.extend(heard.map(|u| u8::from(u.idle)));
         }
         (Bytes::from(own), self.clock_advance)
@@ -397,6 +421,52 @@ impl Mark {
                 Some(Self { task, watermark: i64::from_be_bytes(*watermark), idle: *idle == 1 })
             }
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_inputs_are_as_far_as_the_slowest_that_is_not_idle() {
+        enum Step {
+            Record(usize, Timestamp),
+            AtEnd(usize),
+        }
+        use Step::{AtEnd, Record};
+        let steps = [
+            (Record(0, 100), NEVER, "input 1 may hold anything"),
+            (AtEnd(1), 100, "it is empty"),
+            (Record(1, 30), 100, "it is back, behind; time does not go back"),
+            (Record(0, 150), 100, "and holds time"),
+            (Record(1, 120), 120, "until it is past it"),
+            (AtEnd(1), 150, "or at its end"),
+            (AtEnd(0), 150, "with all at their ends, time stands"),
+            (Record(1, 200), 200, "and follows whoever goes on"),
+        ];
+        let inputs = [(TimeSettings::default(), Vec::new()), (TimeSettings::default(), Vec::new())];
+        let mut time = TaskTime::new(&inputs, WhenIdle::Hold);
+        for (step, expected, why) in steps {
+            match step {
+                Record(input, at) => {
+                    time.observe(input, EventTime::At(at), 1000, 1000);
+                }
+                AtEnd(input) => time.set_at_end(input, true),
+            }
+            assert_eq!(time.watermark(), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn marks_are_read_back_and_other_bytes_are_refused() {
+        let task = TaskId { subtopology: 1, partition: 2 };
+        let mark = Mark { task, watermark: -5, idle: true };
+        let bytes = mark.to_bytes();
+        assert_eq!(Mark::from_bytes(&bytes), Some(mark));
+        for bad in [&bytes[..16], &[&bytes[..], &[0]].concat(), &[&bytes[..16], &[2]].concat()] {
+            assert_eq!(Mark::from_bytes(bad), None);
         }
     }
 }

@@ -12,6 +12,16 @@
 //! # let _ = (ALERTS, BY_BIDDER);
 //! ```
 //!
+//! ```compile_fail,E0308
+//! # use thalweg_streams::{Builder, Topic};
+//! # const BIDS: Topic<u64, i64> = Topic::new("bids");
+//! const NAMES: Topic<u64, String> = Topic::new("names");
+//!
+//! fn pipeline(b: &Builder) {
+//!     b.stream(&BIDS).to(&NAMES); // the values are numbers
+//! }
+//! ```
+//!
 //! Always true here: constants own no heap memory; one constant serves source, sink, repartition,
 //! query and test, so that a key, value or codec that does not fit does not compile.
 

@@ -69,7 +69,7 @@ impl Subtopology {
         self.source.kind == TopicKind::Internal
     }
 
-    /// The topics it writes, by [`OutputId`].
+    /// The topics it writes, by [`OutputId`](crate::OutputId).
     pub fn outputs(&self) -> &[Output] {
         &self.outputs
     }

@@ -83,6 +83,30 @@ pub struct Closing<W> {
 }
 
 /// Windows that can be aggregated over.
+///
+/// ```compile_fail,E0277
+/// # use std::time::Duration;
+/// # use thalweg_streams::{Builder, OnClose, Store, Topic, Tumbling, Windowed};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const COUNT: Store<Windowed<u64>, u64> = Store::new("count");
+/// # const COUNTS: Topic<Windowed<u64>, u64> = Topic::new("counts");
+/// fn pipeline(b: &Builder) {
+///     let minutes = Tumbling::of(Duration::from_secs(60)); // .grace(..) or .no_grace()
+///     b.stream(&BIDS).window(minutes).count(&COUNT).emit(OnClose).to(&COUNTS);
+/// }
+/// ```
+///
+/// ```
+/// # use std::time::Duration;
+/// # use thalweg_streams::{Builder, OnClose, Store, Topic, Tumbling, Windowed};
+/// # const BIDS: Topic<u64, i64> = Topic::new("bids");
+/// # const COUNT: Store<Windowed<u64>, u64> = Store::new("count");
+/// # const COUNTS: Topic<Windowed<u64>, u64> = Topic::new("counts");
+/// fn pipeline(b: &Builder) {
+///     let minutes = Tumbling::of(Duration::from_secs(60)).no_grace();
+///     b.stream(&BIDS).window(minutes).count(&COUNT).emit(OnClose).to(&COUNTS);
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "it is not said how long these windows wait for late records",
     label = "call `.grace(duration)` or `.no_grace()` on the windows"

@@ -27,7 +27,9 @@ use thalweg_core::client::transaction::{Slot, TransactionalProducer};
 use thalweg_core::ids::{Offset, Timestamp, TopicPartition};
 
 use crate::bring_up::{Ready, second_handle};
-use crate::cx::{Emit, Outgoing, Route, partition_of};
+use thalweg_core::client::partitioner::partition_of;
+
+use crate::cx::{Emit, Outgoing, Route};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::position::Note;
@@ -82,6 +84,8 @@ struct Running {
     meta: Option<Meta>,
     /// Committed since the last checkpoint.
     unsaved: bool,
+    /// Since when the input stands at its end, and whether the task was told.
+    at_end: Option<(Timestamp, bool)>,
 }
 
 /// Where checkpoints are written.
@@ -130,7 +134,17 @@ pub(crate) struct Parts {
 
 impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { log, topology, layout, store, member, mut producer, config, checkpoints, tasks } = parts;
+        let Parts {
+            log,
+            topology,
+            layout,
+            store,
+            member,
+            mut producer,
+            config,
+            checkpoints,
+            tasks,
+        } = parts;
         let tasks = tasks
             .into_iter()
             .map(|(ready, progress)| {
@@ -141,7 +155,16 @@ impl Worker {
                     .collect();
                 progress.committed.store(ready.next_offset, Ordering::Release);
                 let committed = (ready.next_offset, ready.leader_epoch);
-                Running { ready, progress, slots, committed, touched: false, meta: None, unsaved: false }
+                Running {
+                    ready,
+                    progress,
+                    slots,
+                    committed,
+                    touched: false,
+                    meta: None,
+                    unsaved: false,
+                    at_end: None,
+                }
             })
             .collect();
         let last_checkpoint = log.now();
@@ -226,7 +249,7 @@ impl Worker {
         FetchOptions { isolation: Isolation::ReadCommitted, max_wait, max_bytes: 0 }
     }
 
-    /// Hands what was fetched to its task. True when it held records.
+    /// Hands what was fetched to its task. True when the position moved, if only over markers.
     async fn process(&mut self, index: usize, fetched: &Fetched) -> Result<bool> {
         let clock = self.log.now();
         let running = &mut self.tasks[index];
@@ -234,9 +257,9 @@ impl Worker {
         let stands = fetched.next_offset >= offsets.high_watermark
             && offsets.last_stable == offsets.high_watermark;
         if fetched.batches.is_empty() {
-            running.ready.task.set_at_end(0, stands);
-            return Ok(false);
+            return self.idle(index, stands, clock).await;
         }
+        running.at_end = None;
         let offset = running.ready.next_offset;
         let mut any = false;
         for batch in Visible::new(&fetched.batches, &fetched.aborted, offset) {
@@ -271,9 +294,42 @@ impl Worker {
         }
         let running = &mut self.tasks[index];
         running.ready.next_offset = fetched.next_offset;
+        // Of the batch right before the position, and that may be a marker which nobody sees: written
+        // by a recovery, it has a later epoch than the records before it.
         running.ready.leader_epoch = fetched.leader_epoch;
-        running.ready.task.set_at_end(0, stands);
-        Ok(any)
+        Ok(true)
+    }
+
+    /// An input has nothing to read. Once it stands at its end for a second, it holds up nobody's
+    /// time any more; what that, or the clock, closes is committed like anything else.
+    async fn idle(&mut self, index: usize, stands: bool, now: Timestamp) -> Result<bool> {
+        let running = &mut self.tasks[index];
+        let (since, told) = match running.at_end {
+            Some(at_end) if stands => at_end,
+            _ => {
+                running.at_end = stands.then_some((now, false));
+                return Ok(false);
+            }
+        };
+        if now - since < IDLE_AFTER_MS {
+            return Ok(false);
+        }
+        if !told {
+            running.ready.task.set_at_end(0, true);
+            running.at_end = Some((since, true));
+        }
+        if !self.producer.in_transaction() {
+            self.producer.begin().await?;
+        }
+        let running = &mut self.tasks[index];
+        let mut out = Outbox {
+            producer: &mut self.producer,
+            slots: &running.slots,
+            sticky: &mut self.sticky,
+        };
+        running.ready.task.advance_clock(now, &mut out)?;
+        running.touched |= running.ready.task.is_dirty();
+        Ok(false)
     }
 
     /// S3 to S7.
@@ -340,6 +396,7 @@ impl Worker {
         for running in &mut self.tasks {
             running.ready.task.abort();
             running.touched = false;
+            running.at_end = None;
             (running.ready.next_offset, running.ready.leader_epoch) = running.committed;
         }
         self.publish();
@@ -410,7 +467,8 @@ impl Worker {
             progress.windows_closed.store(counters.windows_closed, Ordering::Relaxed);
             progress.dirty.store(running.touched, Ordering::Release);
             // Markers at the end move the position without anything to commit.
-            let position = if running.touched { running.committed.0 } else { running.ready.next_offset };
+            let position =
+                if running.touched { running.committed.0 } else { running.ready.next_offset };
             progress.committed.store(position, Ordering::Release);
         }
     }
@@ -559,6 +617,9 @@ impl Emit for Outbox<'_> {
         self.push(*slot, &record)
     }
 }
+
+/// An input that stands at its end for so long is idle. A consumer that does not keep up never is.
+const IDLE_AFTER_MS: i64 = 1_000;
 
 /// Records without a key that go to one partition before the next has its turn.
 const STICKY_RECORDS: u32 = 1024;

@@ -13,7 +13,7 @@ enum Severity {
     Error,
     Warn { code: u16 },
     Info(String, i32),
-    Debug(Option<Box<Severity>>),
+    Debug(Option<Box<Self>>),
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

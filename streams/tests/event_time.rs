@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
+use thalweg_core::batch::{BatchBuilder, BatchRef, Scratch};
+use thalweg_core::config::Compression;
+use thalweg_core::ids::{ProducerIdentity, Uuid};
+use thalweg_core::record::WATERMARK_HEADER;
 use thalweg_streams::driver::TestDriver;
+use thalweg_streams::state::backend::StateStore;
+use thalweg_streams::state::memory::MemoryStore;
 use thalweg_streams::{
-    Builder, EventTime, OnClose, OnFuture, Result, Store, Topic, Topology, Tumbling, Watermark,
-    WhenIdle, Windowed,
+    Builder, Commit, Consumed, Emit, EventTime, OnClose, OnFuture, Outgoing, Result, Store, Task,
+    Topic, Topology, Tumbling, Watermark, WhenIdle, Windowed,
 };
 
 const IN: Topic<u8, i64> = Topic::new("in");
@@ -165,6 +172,29 @@ fn records_without_a_time_count_for_their_append_and_move_nothing() -> Result<()
 }
 
 #[test]
+fn times_before_1970_are_times() -> Result<()> {
+    let mut t = TestDriver::new(Topology::build("test", |b| {
+        b.stream(&IN)
+            .timestamp(|_, value| *value)
+            .select_key(|key, _| *key)
+            .repartition(&MOVED)
+            .window(Tumbling::of(Duration::from_millis(10)).no_grace())
+            .count(&WINDOWS)
+            .late(|late| late.to(&LATE))
+            .emit(OnClose)
+            .to(&COUNTS);
+        Ok(())
+    })?);
+    for time in [-995, -1, -15, 3] {
+        t.pipe(&IN, &1, &time, 1000)?;
+    }
+    t.end_of_input()?;
+    // -15 came in time: marks of time follow the records of a commit.
+    assert_eq!(starts(&mut t)?, [-1000, -20, -10, 0]);
+    Ok(())
+}
+
+#[test]
 fn file_b_is_not_late_behind_file_a_in_a_backlog() -> Result<()> {
     let mut t = TestDriver::new(windows(Watermark::AfterBacklog(Duration::ZERO))?);
     t.pipe_backlog("in", true)?;
@@ -204,6 +234,8 @@ fn time_passes_a_filter_that_drops_everything() -> Result<()> {
     t.run()?;
     assert!(starts(&mut t)?.is_empty());
     t.pipe(&IN, &1, &77, 1000)?; // dropped before the repartition
+    t.process()?;
+    t.refuse()?; // the mark of the first try is gone with its transaction
     t.run()?;
     assert_eq!(starts(&mut t)?, [0]);
     assert_eq!(t.task(1, 0).expect("a task").watermark(), Some(77));
@@ -246,6 +278,53 @@ fn time_behind_a_repartition_is_that_of_the_slowest_task_before_it() -> Result<(
     Ok(())
 }
 
+/// A task that takes over alone knows what its predecessor had heard, although no task before it says
+/// it again.
+#[test]
+fn what_was_heard_of_time_goes_with_the_meta_record() -> Result<()> {
+    struct Nowhere;
+    impl Emit for Nowhere {
+        fn emit(&mut self, _: Outgoing<'_>) -> Result<()> {
+            Ok(())
+        }
+    }
+    // subtopology, partition, watermark, idle: as `__tw.wm` has it.
+    let mark = |partition: u32, watermark: i64, idle: u8| {
+        let parts = [&0_u32.to_be_bytes()[..], &partition.to_be_bytes(), &watermark.to_be_bytes()];
+        let mut builder = BatchBuilder::new(Compression::None, 128);
+        let value = [&parts.concat()[..], &[idle]].concat();
+        let headers = [(WATERMARK_HEADER.as_bytes(), Some(&value[..]))];
+        builder.push(0, None, None, &headers).expect("a small record");
+        builder.finish(ProducerIdentity::NONE, -1, false).map_err(thalweg_streams::Error::from)
+    };
+    let topology = hop(WhenIdle::Hold)?;
+    let task = || -> Result<Task> {
+        Ok(topology.task(1, 0, &|_| 3, MemoryStore::default().open("task")?))
+    };
+    let hear = |task: &mut Task, batch: Bytes| -> Result<Option<i64>> {
+        let mut scratch = Scratch::default();
+        let batch = BatchRef::parse(&batch).expect("a batch");
+        let mut records = batch.records(&mut scratch).expect("its records").map_while(|r| r.ok());
+        task.process(0, &mut records, 1000, &mut Nowhere)?;
+        Ok(task.watermark())
+    };
+
+    let mut first = task()?;
+    assert_eq!(hear(&mut first, mark(0, 100, 0)?)?, None);
+    assert_eq!(hear(&mut first, mark(1, 70, 1)?)?, None, "partition 2 was not heard of");
+    assert_eq!(hear(&mut first, mark(2, 80, 0)?)?, Some(80), "partition 1 is idle");
+    let consumed = [Consumed { topic_id: Uuid([2; 16]), leader_epoch: 0, next_offset: 3 }];
+    let commit = Commit { log_id: Uuid([1; 16]), txn_seq: 1, consumed: &consumed };
+    let meta = first.flush(&commit, &mut Nowhere)?;
+
+    let mut second = task()?;
+    second.restore(&meta)?;
+    assert_eq!(second.watermark(), Some(80));
+    assert_eq!(hear(&mut second, mark(2, 90, 0)?)?, Some(90));
+    assert_eq!(hear(&mut second, mark(2, 200, 0)?)?, Some(100), "partition 0 stands at 100");
+    Ok(())
+}
+
 #[test]
 fn a_partition_without_times_holds_nobody_up() -> Result<()> {
     let mut t = TestDriver::with_partitions(hop(WhenIdle::Hold)?, 2);
@@ -273,10 +352,7 @@ fn an_empty_partition_counts_as_idle_once_its_end_was_seen() -> Result<()> {
 #[test]
 fn the_last_window_closes_by_the_clock_or_never() -> Result<()> {
     let lag = Duration::from_secs(5);
-    let cases = [
-        (WhenIdle::Hold, vec![]),
-        (WhenIdle::AdvanceWithClock { lag }, vec![1_000_000]),
-    ];
+    let cases = [(WhenIdle::Hold, vec![]), (WhenIdle::AdvanceWithClock { lag }, vec![1_000_000])];
     for (policy, after) in cases {
         let mut t = TestDriver::new(hop(policy)?);
         t.clock(1_000_000).pipe(&IN, &0, &1_000_000, 1_000_000)?;

@@ -173,7 +173,8 @@ fn a_table_emits_each_changed_key_once_per_commit() -> Result<()> {
 fn the_greatest_value_wins_and_nothing_else_is_a_change() -> Result<()> {
     let define = |b: &Builder| b.stream(&IN).to_table_by(&LATEST, |new, old| new > old).to(&OUT);
     let mut t = TestDriver::new(build(define)?);
-    let steps: [(&[(u32, i64)], &[(u32, i64)]); 4] = [
+    type Step = (&'static [(u32, i64)], &'static [(u32, i64)]);
+    let steps: [Step; 4] = [
         (&[(1, 5), (1, 9), (1, 7)], &[(1, 9)]),
         (&[(1, 8)], &[]),
         (&[(2, 1), (1, 10)], &[(1, 10), (2, 1)]),

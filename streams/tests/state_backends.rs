@@ -1,5 +1,6 @@
 //! One suite for every backend, and what sled alone must do: keep what it was told to, refuse a second
 //! opener, move aside what cannot be used, and never take the process with it.
+#![expect(clippy::disallowed_methods, reason = "sled has real files, and a test looks into them")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,6 @@
 //! State survives any crash of a checkpoint and of a restore, because the log brings it back; and
 //! whatever the state folder lost, held too much of, or was swapped for is found and rebuilt.
+#![expect(clippy::disallowed_methods, reason = "sled has real files, and a test damages them")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -23,7 +23,8 @@ fn build(define: fn(&Builder)) -> Result<Topology> {
 
 #[test]
 fn what_cannot_run_is_refused_by_name() {
-    let cases: [(&str, fn(&Builder)); 10] = [
+    type Case = (&'static str, fn(&Builder));
+    let cases: [Case; 10] = [
         ("reads nothing", |_| {}),
         ("nothing is done with it", |b| drop(b.stream(&IN))),
         ("topic \"in\" is read 2 times", |b| {
@@ -96,6 +97,15 @@ fn a_pipeline_is_cut_at_its_repartition_topics() -> Result<()> {
         assert!(described.contains(line), "{line} is not in\n{described}");
     }
     Ok(())
+}
+
+#[test]
+fn tasks_and_topologies_can_be_given_to_threads() {
+    fn sent<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    shared::<Topology>();
+    sent::<thalweg_streams::Task>();
+    sent::<thalweg_streams::Frozen>();
 }
 
 #[test]

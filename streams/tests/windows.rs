@@ -209,6 +209,7 @@ enum Step {
     Process,
     Commit,
     Abort,
+    Refuse,
     Crash,
     Checkpoint,
     EndOfInput,
@@ -220,6 +221,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Process),
         2 => Just(Step::Commit),
         1 => Just(Step::Abort),
+        1 => Just(Step::Refuse),
         1 => Just(Step::Crash),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::EndOfInput),
@@ -237,6 +239,7 @@ fn play(t: &mut TestDriver, steps: &[Step]) -> Result<u64> {
             Step::Process => t.process()?,
             Step::Commit => drop(t.commit()?),
             Step::Abort => t.abort(),
+            Step::Refuse => t.refuse()?,
             Step::Crash => t.crash()?,
             Step::Checkpoint => t.checkpoint()?,
             Step::EndOfInput => t.end_of_input()?,
@@ -297,6 +300,7 @@ proptest! {
                 Some(Step::Process) => other.process()?,
                 Some(Step::Commit) => drop(other.commit()?),
                 Some(Step::Abort) => other.abort(),
+                Some(Step::Refuse) => other.refuse()?,
                 Some(Step::Crash) => other.crash()?,
                 Some(_) => other.checkpoint()?,
             }
@@ -309,16 +313,20 @@ proptest! {
     #[test]
     fn an_abort_and_a_second_try_write_the_same_bytes(
         records in proptest::collection::vec((0..3_u8, 0..200_i64), 1..60),
-        aborts in proptest::collection::vec(any::<bool>(), 60),
+        aborts in proptest::collection::vec(0..4_u8, 60),
         commits in proptest::collection::vec(any::<bool>(), 60),
     ) {
-        let run = |aborts: &[bool]| -> Result<_> {
+        let run = |aborts: &[u8]| -> Result<_> {
             let mut t = TestDriver::with_partitions(parsing()?, 2);
             for (i, (key, time)) in records.iter().enumerate() {
                 t.pipe(&IN, key, time, *time)?;
-                if aborts[i] {
+                if aborts[i] > 1 {
                     t.process()?;
-                    t.abort();
+                }
+                match aborts[i] {
+                    2 => t.abort(),
+                    3 => t.refuse()?,
+                    _ => {}
                 }
                 if commits[i] {
                     t.process()?;
@@ -328,6 +336,6 @@ proptest! {
             t.end_of_input()?;
             Ok(t.everything())
         };
-        prop_assert_eq!(run(&[false; 60])?, run(&aborts)?);
+        prop_assert_eq!(run(&[0; 60])?, run(&aborts)?);
     }
 }

@@ -3,10 +3,12 @@
 //! Always true here: a word is a maximal run of letters, digits and `_` (Unicode's, so the `error`
 //! in `éerror` is none); case is ASCII's and does not matter.
 
+use serde::{Deserialize, Serialize};
+
 use std::ops::Range;
 
 /// Four classes are enough to count by; every scheme folds into them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Severity {
     /// emerg, alert, crit, critical, fatal, panic, err, error, fail, failed; syslog 0 to 3.
     Error,

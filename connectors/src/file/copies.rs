@@ -25,7 +25,8 @@ use thalweg_core::disk::{Disk, DiskFile, Open};
 
 use super::discover::is_absent;
 use super::identity::{BLOCK, FileId, HEAD, Key, Prefix, read_up_to};
-use super::tail::{Agreement, Held, Seen, Tail, compare, newest, path_of};
+use super::position::Opening;
+use super::tail::{Agreement, Held, Seen, Tail, compare, current, path_of};
 
 /// Bytes that two files were found to have in common.
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +79,12 @@ pub(crate) struct Undecided<F> {
     pub(crate) handle: Option<Held<F>>,
     /// Whether the last scan found it.
     pub(crate) listed: bool,
+    /// Its first bytes, when it was looked into.
+    pub(crate) opening: Opening,
     /// Whether the first scan found it, and bytes in it.
     pub(crate) first: bool,
+    /// Whether it is known to hold text: it did before it was truncated.
+    pub(crate) text: bool,
     /// It could not be opened or read: tried again at each scan.
     pub(crate) denied: bool,
     /// What it is being compared with, and how far.
@@ -98,7 +103,9 @@ impl<F> Undecided<F> {
             end: None,
             handle: None,
             listed: true,
+            opening: Opening::EMPTY,
             first: false,
+            text: false,
             denied: false,
             against: None,
             waits_for: None,
@@ -185,7 +192,9 @@ pub(crate) fn judge<D: Disk>(
         let before = undecided.against.take_if(|(key, _)| *key == of).map(|(_, likeness)| likeness);
         let likeness = before.unwrap_or(Likeness::up_to(Prefix::EMPTY));
         let finding = match find_original(disk, tails, of, means.boot) {
-            Original::Whole(whole) => with_whole(original, &whole, file, stat.len, likeness, means)?,
+            Original::Whole(whole) => {
+                with_whole(original, &whole, file, stat.len, likeness, means)?
+            }
             Original::Gone if original.offset() == 0 => continue,
             Original::Gone => {
                 let same_inode = of.file.ino == id.ino
@@ -224,11 +233,14 @@ pub(crate) fn judge<D: Disk>(
 pub(crate) fn candidates<D: Disk>(
     disk: &D,
     tails: &mut BTreeMap<Key, Tail<D::File>>,
+    id: FileId,
     head: &[u8],
 ) -> Vec<Key> {
     let mut found: Vec<(u64, Key)> = Vec::new();
     for (&key, tail) in tails.iter_mut() {
-        if tail.position.twin.is_none() && opens_like(disk, tail, head) {
+        // A file that was truncated is no copy of what it held before.
+        let other = key.file != id && tail.position.twin.is_none();
+        if other && opens_like(disk, tail, head) {
             found.push((tail.offset(), key));
         }
     }
@@ -249,7 +261,7 @@ fn opens_like<D: Disk>(disk: &D, tail: &mut Tail<D::File>, head: &[u8]) -> bool 
     }
     // So little of it was read that the file itself has to be asked, once per change.
     if let Some((seen, bytes, have)) = &tail.opening
-        && (*seen == tail.seen || *have == BLOCK)
+        && *seen == tail.seen
     {
         return *have > 0 && alike(&bytes[..*have]);
     }
@@ -267,6 +279,7 @@ fn opens_like<D: Disk>(disk: &D, tail: &mut Tail<D::File>, head: &[u8]) -> bool 
 }
 
 /// What became of a twin.
+#[derive(Clone, Copy)]
 pub(crate) enum Twinship {
     /// Still the same as its original; this far.
     Stays(Likeness),
@@ -336,7 +349,7 @@ fn find_original<'a, D: Disk>(
     key: Key,
     boot: &str,
 ) -> Original<'a, D::File> {
-    if newest(tails, key.file) != Some(key) {
+    if current(tails, key.file) != Some(key) {
         return Original::Gone;
     }
     let tail = &tails[&key];
@@ -351,7 +364,9 @@ fn find_original<'a, D: Disk>(
             _ => Original::Unknown,
         };
     }
-    for path in [tail.at.as_deref(), Some(path_of(&tail.position.origin.path))].into_iter().flatten() {
+    for path in
+        [tail.at.as_deref(), Some(path_of(&tail.position.origin.path))].into_iter().flatten()
+    {
         let answer = disk.open(path, Open::Read).and_then(|file| Ok((agrees(&file)?, file)));
         match answer {
             Ok(((id, _), _)) if id != key.file => {}
@@ -411,7 +426,11 @@ fn with_whole<F: DiskFile>(
     let here = Likeness::up_to(likeness.common);
     if same < reach {
         let later = lines_to_come;
-        return Ok(if later { Finding::DifferentLater(likeness) } else { Finding::Different(here) });
+        return Ok(if later {
+            Finding::DifferentLater(likeness)
+        } else {
+            Finding::Different(here)
+        });
     }
     let end = offset + reach as u64;
     if end < whole_len || end == copy_len || lines_to_come {

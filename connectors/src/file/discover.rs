@@ -43,12 +43,22 @@ pub(crate) struct Listing {
     pub(crate) faults: Vec<Fault>,
     /// Folders and files that could not be looked at.
     unseen: Vec<PathBuf>,
+    /// The excluded folders, without links.
+    excluded: Vec<PathBuf>,
 }
 
 impl Listing {
     /// Whether the scan would have seen a file at `path`, as far as errors go.
     pub(crate) fn saw(&self, path: &Path) -> bool {
         !self.unseen.iter().any(|unseen| path.starts_with(unseen))
+    }
+
+    /// Whether `path` leads, over whatever links, into an excluded folder.
+    pub(crate) fn excludes<D: Disk>(&self, disk: &D, path: &Path) -> bool {
+        !self.excluded.is_empty() && {
+            let path = disk.canonical(path).unwrap_or_else(|_| path.to_owned());
+            self.excluded.iter().any(|excluded| path.starts_with(excluded))
+        }
     }
 
     fn fault(&mut self, path: &Path, trouble: Trouble, what: impl Into<String>) {
@@ -101,12 +111,14 @@ impl Finder {
     /// Looks through everything once.
     pub(crate) fn scan<D: Disk>(&self, disk: &D) -> Listing {
         let excluded = self.excluded.iter().filter_map(|path| disk.stat(path).ok());
+        let real = |path: &PathBuf| disk.canonical(path).unwrap_or_else(|_| path.clone());
+        let real = self.excluded.iter().map(real).collect();
         let mut walk = Walk {
             disk,
             excluded: excluded.map(|stat| FileId::of(&stat)).collect(),
             pass_unreadable: self.pass_unreadable,
             lists: BTreeMap::new(),
-            listing: Listing::default(),
+            listing: Listing { excluded: real, ..Listing::default() },
         };
         for wanted in &self.wanted {
             self.look(&mut walk, wanted);
@@ -121,7 +133,7 @@ impl Finder {
     fn look<D: Disk>(&self, walk: &mut Walk<'_, D>, wanted: &Wanted) {
         let path = &wanted.path;
         match walk.disk.stat(path) {
-            Ok(_) if self.excludes(walk.disk, path) => walk.listing.fault(
+            Ok(_) if walk.listing.excludes(walk.disk, path) => walk.listing.fault(
                 path,
                 Trouble::Excluded,
                 "is not read: it lies in a folder of the program's own data",
@@ -131,11 +143,15 @@ impl Finder {
             Err(e) if is_absent(&e) => match &wanted.glob {
                 Some(pattern) => {
                     let before = (walk.listing.files.len(), walk.listing.faults.len());
-                    if !self.excludes(walk.disk, &pattern.base) {
+                    if !walk.listing.excludes(walk.disk, &pattern.base) {
                         walk.below(pattern, &pattern.base, &mut Vec::new());
                     }
                     if before == (walk.listing.files.len(), walk.listing.faults.len()) {
-                        walk.listing.fault(path, Trouble::Missing, "no file is named so; waiting for one");
+                        walk.listing.fault(
+                            path,
+                            Trouble::Missing,
+                            "no file is named so; waiting for one",
+                        );
                     }
                 }
                 None => {
@@ -144,16 +160,6 @@ impl Finder {
             },
             Err(e) => walk.unseen(path, &e),
         }
-    }
-
-    /// Whether `path` leads, over whatever links, into an excluded folder.
-    pub(crate) fn excludes<D: Disk>(&self, disk: &D, path: &Path) -> bool {
-        if self.excluded.is_empty() {
-            return false;
-        }
-        let real = |path: &Path| disk.canonical(path).unwrap_or_else(|_| path.to_owned());
-        let path = real(path);
-        self.excluded.iter().any(|excluded| path.starts_with(real(excluded)))
     }
 
     /// Whether a file of this name is looked for.
@@ -181,7 +187,10 @@ impl Pattern {
                 .build()
                 .map(|glob| glob.compile_matcher())
                 .map_err(|e| Error::Fatal {
-                    what: format!("{}: is neither a name that can be found nor a glob: {e}", path.display()),
+                    what: format!(
+                        "{}: is neither a name that can be found nor a glob: {e}",
+                        path.display()
+                    ),
                 })
         };
         let whole = compile(text)?;
@@ -265,7 +274,9 @@ impl<D: Disk> Walk<'_, D> {
         match stat.kind {
             Kind::File => self.listing.files.push(Found { path: path.to_owned(), stat }),
             Kind::Dir => {}
-            Kind::Other => self.listing.fault(path, Trouble::NoFile, "is not a regular file; it is not read"),
+            Kind::Other => {
+                self.listing.fault(path, Trouble::NoFile, "is not a regular file; it is not read")
+            }
         }
     }
 
@@ -289,7 +300,8 @@ impl<D: Disk> Walk<'_, D> {
     fn unseen(&mut self, path: &Path, error: &io::Error) {
         self.listing.unseen.push(path.to_owned());
         if !(self.pass_unreadable && error.kind() == io::ErrorKind::PermissionDenied) {
-            let what = format!("cannot be looked at: {error}; give read permission, or leave it out");
+            let what =
+                format!("cannot be looked at: {error}; give read permission, or leave it out");
             self.listing.fault(path, Trouble::Unseen, what);
         }
     }
@@ -306,7 +318,10 @@ fn absolute<D: Disk>(disk: &D, path: &Path) -> Result<PathBuf> {
         PathBuf::new()
     } else {
         disk.canonical(Path::new(".")).map_err(|e| Error::Fatal {
-            what: format!("{}: cannot find out the working folder: {e}; give an absolute path", path.display()),
+            what: format!(
+                "{}: cannot find out the working folder: {e}; give an absolute path",
+                path.display()
+            ),
         })?
     };
     let mut out = base;

@@ -4,7 +4,7 @@
 //!   0        64       128                    1024                     len / 64 * 64   len
 //!   |  first  | block | block | ...            |  ...                       | partial |
 //!   |         |                                |                            |         |
-//!   kept raw  chain = xxh3(block, seed = chain) head = chain here           chain     kept raw in
+//!   kept raw  chain = link(chain, xxh3(block))   head = chain here           chain     kept raw in
 //!                                                                                     `tail`
 //! ```
 //!
@@ -17,7 +17,7 @@
 use std::fmt;
 
 use thalweg_core::disk::{DiskFile, Stat};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes hashed in one step, and kept raw at both ends of a prefix.
 pub(crate) const BLOCK: usize = 64;
@@ -49,18 +49,6 @@ pub(crate) struct Key {
     pub(crate) file: FileId,
     /// Which of its contents, from 0.
     pub(crate) generation: u32,
-}
-
-impl Key {
-    /// The first content of a file.
-    pub(crate) fn first(file: FileId) -> Self {
-        Self { file, generation: 0 }
-    }
-
-    /// The content that comes after this one.
-    pub(crate) fn next(self) -> Self {
-        Self { file: self.file, generation: self.generation + 1 }
-    }
 }
 
 impl fmt::Display for Key {
@@ -183,14 +171,14 @@ impl Prefix {
             if filled + more.len() < BLOCK {
                 return;
             }
-            self.chain = xxh3_64_with_seed(&self.tail, self.chain);
+            self.chain = link(self.chain, &self.tail);
             bytes = rest;
         }
         let blocks = bytes.chunks_exact(BLOCK);
         let partial = blocks.remainder();
         let mut chain = self.chain;
         for block in blocks {
-            chain = xxh3_64_with_seed(block, chain);
+            chain = link(chain, block);
         }
         self.chain = chain;
         let full = bytes.len() - partial.len();
@@ -260,6 +248,13 @@ pub(crate) fn read_up_to(
         }
     }
     Ok(have)
+}
+
+/// The chain with one more block. The block's hash does not wait for the chain, so that the
+/// processor works on several blocks at once; each step can be undone, so that nothing of what came
+/// before gets lost.
+fn link(chain: u64, block: &[u8]) -> u64 {
+    (chain ^ xxh3_64(block)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
 }
 
 fn kept(len: u64) -> usize {

@@ -6,7 +6,7 @@
 //!   origin  u64 dev  u64 ino  u32 generation         the file as it was first found
 //!   [birth  i64 nanoseconds]   [twin  u64 dev  u64 ino  u32 generation]
 //!   u64 offset  u64 chain  u64 head  first[min(64, offset)]  mark[min(64, offset)]
-//!   u64 lines   i64 mtime
+//!   u8 length, opening    u64 lines   i64 mtime
 //!   u8 length, boot id   u16 length, path             integers big-endian
 //! ```
 //!
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::identity::{FileId, Key, Prefix};
+use super::identity::{BLOCK, FileId, Key, Prefix};
 use crate::error::{Error, Result};
 use crate::source::{Position, Split};
 
@@ -55,6 +55,9 @@ pub(crate) struct FilePosition {
     pub(crate) text: bool,
     /// Everything before the offset.
     pub(crate) prefix: Prefix,
+    /// The first bytes of a file of which nothing was read yet, at most 64: what tells it from
+    /// another one under its number. Empty for a file that was registered without a look inside.
+    pub(crate) opening: Opening,
     /// Lines pushed.
     pub(crate) lines: u64,
     /// Modification time when the file was last looked at: a file of this time and of just the
@@ -62,6 +65,31 @@ pub(crate) struct FilePosition {
     pub(crate) mtime_ms: i64,
     /// The boot in which this was written: after another one a file may have shrunk.
     pub(crate) boot: Arc<str>,
+}
+
+/// The first bytes of a file, at most a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Opening {
+    bytes: [u8; BLOCK],
+    len: u8,
+}
+
+impl Opening {
+    /// Nothing is known.
+    pub(crate) const EMPTY: Self = Self { bytes: [0; BLOCK], len: 0 };
+
+    /// The first of `bytes`.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let len = bytes.len().min(BLOCK);
+        let mut opening = Self { len: len as u8, ..Self::EMPTY };
+        opening.bytes[..len].copy_from_slice(&bytes[..len]);
+        opening
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len.into()]
+    }
 }
 
 impl FilePosition {
@@ -91,6 +119,8 @@ impl FilePosition {
         out.extend(self.prefix.head().unwrap_or(0).to_be_bytes());
         out.extend(self.prefix.first());
         out.extend(&mark[..kept]);
+        out.push(self.opening.len);
+        out.extend(self.opening.bytes());
         out.extend(self.lines.to_be_bytes());
         out.extend(self.mtime_ms.to_be_bytes());
         let boot = &self.boot.as_bytes()[..self.boot.len().min(BOOT_MAX)];
@@ -119,7 +149,8 @@ impl FilePosition {
         {
             return Err(refuse(format!("has version {version}, this program reads {VERSION}")));
         }
-        let found = Fields(&position.0).position().ok_or_else(|| refuse("is damaged".to_owned()))?;
+        let found =
+            Fields(&position.0).position().ok_or_else(|| refuse("is damaged".to_owned()))?;
         if found.key.to_string() != *split.0 {
             return Err(refuse(format!("is that of file {}", found.key)));
         }
@@ -144,11 +175,14 @@ impl<'a> Fields<'a> {
         }
         let key = self.key()?;
         let origin = self.key()?;
-        let birth_ns = if flags & BIRTH != 0 { Some(self.array().map(i64::from_be_bytes)?) } else { None };
+        let birth_ns =
+            if flags & BIRTH != 0 { Some(self.array().map(i64::from_be_bytes)?) } else { None };
         let twin = if flags & TWIN != 0 { Some(self.key()?) } else { None };
         let [len, chain, head] = [self.u64()?, self.u64()?, self.u64()?];
-        let kept = len.min(super::identity::BLOCK as u64) as usize;
+        let kept = len.min(BLOCK as u64) as usize;
         let prefix = Prefix::from_parts(len, chain, head, self.take(kept)?, self.take(kept)?)?;
+        let [opening] = self.array()?;
+        let opening = Opening::of(self.take(opening.into())?);
         let lines = self.u64()?;
         let mtime_ms = self.array().map(i64::from_be_bytes)?;
         let [boot] = self.array()?;
@@ -165,6 +199,7 @@ impl<'a> Fields<'a> {
             twin,
             text: flags & TEXT != 0,
             prefix,
+            opening,
             lines,
             mtime_ms,
             boot: Arc::from(boot),
@@ -203,11 +238,15 @@ mod tests {
         let key = Key { file: FileId { dev: 7, ino: u64::MAX }, generation: 3 };
         FilePosition {
             key,
-            origin: Origin { key: Key::first(FileId { dev: 7, ino: 9 }), path: Arc::from(&b"/a/\xff"[..]) },
+            origin: Origin {
+                key: Key { file: FileId { dev: 7, ino: 9 }, generation: 0 },
+                path: Arc::from(&b"/a/\xff"[..]),
+            },
             birth_ns: twin.then_some(-5),
             twin: twin.then_some(key),
             text: !twin,
             prefix,
+            opening: Opening::of(&[b'o'; 70][..if offset == 0 { 70 } else { 0 }]),
             lines: 12,
             mtime_ms: -1,
             boot: Arc::from("boot"),
@@ -216,7 +255,9 @@ mod tests {
 
     #[test]
     fn position_comes_back_as_it_was() {
-        for (offset, twin) in [(0, false), (1, true), (63, false), (64, true), (1024, false), (5000, true)] {
+        for (offset, twin) in
+            [(0, false), (1, true), (63, false), (64, true), (1024, false), (5000, true)]
+        {
             let position = sample(offset, twin);
             let split = FilePosition::split(position.key);
             let back = FilePosition::decode(&split, &position.encode()).expect("own bytes");
@@ -241,7 +282,7 @@ mod tests {
                 .to_string();
             assert!(error.contains(&*split.0), "{error}");
         }
-        let other = FilePosition::split(position.key.next());
+        let other = FilePosition::split(Key { generation: 4, ..position.key });
         assert!(FilePosition::decode(&other, &position.encode()).is_err());
     }
 }

@@ -101,9 +101,11 @@ pub(crate) struct Bounds {
 }
 
 impl Reader {
-    /// A reader of `chunk` bytes at a time that cuts lines at `limit`.
-    pub(crate) fn new(chunk: usize, limit: usize) -> Self {
-        Self { buffer: vec![0; BLOCK + chunk.max(limit)].into_boxed_slice(), chunk, limit }
+    /// A reader of `chunk` bytes at a time that cuts lines at `limit`; its buffer has at least
+    /// `room` bytes.
+    pub(crate) fn new(chunk: usize, limit: usize, room: usize) -> Self {
+        let size = (BLOCK + chunk).max(limit).max(room);
+        Self { buffer: vec![0; size].into_boxed_slice(), chunk, limit }
     }
 
     /// Room for other readers of files; what it holds is not kept.

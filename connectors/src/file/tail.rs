@@ -90,6 +90,10 @@ pub(crate) struct Tail<F> {
     pub(crate) changed_at: i64,
     /// When it was last read, by the clock, in milliseconds.
     pub(crate) used_at: i64,
+    /// Its file has other content now.
+    pub(crate) superseded: bool,
+    /// Bytes of a superseded content that had been seen but not read.
+    pub(crate) unread: u64,
     /// Full scans in a row that did not find it.
     pub(crate) missed: u32,
     /// Its size at the first scan, while that much is not yet read.
@@ -104,6 +108,8 @@ pub(crate) struct Tail<F> {
     pub(crate) rest_taken: Option<Seen>,
     /// It could not be opened or read: tried again at each scan.
     pub(crate) denied: bool,
+    /// It holds no text.
+    pub(crate) binary: bool,
     /// Waits for its turn.
     pub(crate) queued: bool,
     /// Bytes it may still use up (deficit round robin).
@@ -130,6 +136,8 @@ impl<F: DiskFile> Tail<F> {
             compared: None,
             changed_at: i64::MIN,
             used_at: i64::MIN,
+            superseded: false,
+            unread: 0,
             missed: 0,
             backlog: None,
             end: None,
@@ -137,6 +145,7 @@ impl<F: DiskFile> Tail<F> {
             take_rest: false,
             rest_taken: None,
             denied: false,
+            binary: false,
             queued: false,
             deficit: 0,
             opening: None,
@@ -162,6 +171,11 @@ impl<F: DiskFile> Tail<F> {
         self.position.prefix.len()
     }
 
+    /// The name it has, or was first found under.
+    pub(crate) fn name(&self) -> &Path {
+        self.at.as_deref().unwrap_or(path_of(&self.position.origin.path))
+    }
+
     /// Where reading ends for now.
     pub(crate) fn upto(&self) -> u64 {
         self.end.map_or(self.seen.len, |end| end.min(self.seen.len))
@@ -169,7 +183,7 @@ impl<F: DiskFile> Tail<F> {
 
     /// Bytes there but not pushed.
     pub(crate) fn lag(&self) -> u64 {
-        let followed = self.position.twin.is_none() && !self.finished;
+        let followed = self.position.twin.is_none() && !self.finished && !self.binary;
         if followed { self.upto().saturating_sub(self.offset()) } else { 0 }
     }
 
@@ -185,13 +199,17 @@ impl<F: DiskFile> Tail<F> {
 
     /// Whether a turn may find something.
     pub(crate) fn is_wanted(&self) -> bool {
-        if self.position.twin.is_some() || self.finished || (self.handle.is_none() && self.at.is_none()) {
+        if self.position.twin.is_some()
+            || self.finished
+            || (self.handle.is_none() && self.at.is_none())
+        {
             return false;
         }
         let unread = self.upto() > self.offset();
         // As long as the offset, but touched: only a look tells whether it is still the same.
         let touched = self.handle.is_none() && self.seen.mtime_ms != self.position.mtime_ms;
-        self.take_rest || (self.looked != Some(self.seen) && (unread || (touched && self.offset() > 0)))
+        self.take_rest
+            || (self.looked != Some(self.seen) && (unread || (touched && self.offset() > 0)))
     }
 
     /// Whether the file may be closed and opened again when it is needed: it still has a name.
@@ -224,21 +242,36 @@ pub(crate) enum Agreement {
     Other,
 }
 
+/// Whether a file and a position were born at different times: the number was reused.
+pub(crate) fn born_apart(stat: &Stat, position: &FilePosition) -> bool {
+    matches!((stat.birth_ns, position.birth_ns), (Some(now), Some(then)) if now != then)
+}
+
 /// Compares a file with a position of the same device and number. `boot` is the present boot.
+///
+/// Head and mark decide. When the number was reused, they are not enough: then all bytes do, as for
+/// a copy under another number, since whoever writes a file anew under its old number may have
+/// written the old lines again.
 pub(crate) fn compare(
     file: &impl DiskFile,
     stat: &Stat,
     position: &FilePosition,
     boot: &str,
 ) -> io::Result<Agreement> {
-    if let (Some(now), Some(then)) = (stat.birth_ns, position.birth_ns)
-        && now != then
-    {
-        return Ok(Agreement::Other);
-    }
+    let reused = born_apart(stat, position);
     let prefix = &position.prefix;
     if prefix.len() == 0 {
-        return Ok(Agreement::Same);
+        let opening = position.opening.bytes();
+        let mut bytes = [0; BLOCK];
+        let have = read_up_to(file, &mut bytes[..opening.len()], 0)?;
+        let same = !reused && bytes[..have] == *opening;
+        return Ok(if same { Agreement::Same } else { Agreement::Other });
+    }
+    if reused {
+        let same = prefix.head_agrees(file)?
+            && prefix.mark_agrees(file)?
+            && prefix_of(file, prefix.len(), &mut vec![0; 64 << 10])? == *prefix;
+        return Ok(if same { Agreement::Same } else { Agreement::Other });
     }
     let rebooted = !boot.is_empty() && !position.boot.is_empty() && *position.boot != *boot;
     let mut bytes = [0; HEAD];
@@ -275,9 +308,14 @@ pub(crate) fn prefix_of(file: &impl DiskFile, len: u64, scratch: &mut [u8]) -> i
 }
 
 /// The last generation known of a file.
-pub(crate) fn newest<F>(tails: &BTreeMap<Key, Tail<F>>, file: FileId) -> Option<Key> {
+fn newest<F>(tails: &BTreeMap<Key, Tail<F>>, file: FileId) -> Option<Key> {
     let range = Key { file, generation: 0 }..=Key { file, generation: u32::MAX };
     tails.range(range).next_back().map(|(&key, _)| key)
+}
+
+/// The content that a file has now, if it has a position.
+pub(crate) fn current<F>(tails: &BTreeMap<Key, Tail<F>>, file: FileId) -> Option<Key> {
+    newest(tails, file).filter(|key| tails.get(key).is_some_and(|tail| !tail.superseded))
 }
 
 /// The path that the system's bytes stand for.

@@ -33,7 +33,7 @@ use thalweg_core::ids::{LeaderEpoch, Offset, TopicPartition, Uuid, check_topic_n
 
 use super::{Backoff, Step, Verdict, is_ready};
 use crate::error::{Error, Result};
-use crate::position::{SinkMetadata, UNDECIDED_WAIT};
+use crate::position::{SinkMetadata, UNDECIDED_PATIENCE, UNDECIDED_WAIT};
 use crate::sink::{Prepared, Resume, Sink};
 
 /// Settings of a [`SinkRunner`].
@@ -84,6 +84,26 @@ pub struct SinkStats {
 }
 
 /// Runs one sink over all partitions of some topics, as the only member of its group.
+///
+/// ```
+/// use std::sync::Arc;
+/// use thalweg_connectors::error::Result;
+/// use thalweg_connectors::files::{FileSink, FileSinkConfig};
+/// use thalweg_connectors::run::sink::{SinkConfig, SinkRunner};
+/// use thalweg_core::Log;
+/// use thalweg_core::disk::real::RealDisk;
+///
+/// async fn export(
+///     log: Arc<dyn Log>,
+///     random: u64,
+///     stop: impl Future<Output = ()> + Send,
+/// ) -> Result<()> {
+///     let files = FileSinkConfig::new("./out", [("events", "events")]);
+///     let sink = FileSink::claim(RealDisk, files, log.id(), random)?;
+///     let config = SinkConfig::new("files", ["events"]);
+///     SinkRunner::open(log, config, sink).await?.run(stop).await
+/// }
+/// ```
 pub struct SinkRunner<S> {
     log: Arc<dyn Log>,
     config: SinkConfig,
@@ -214,20 +234,47 @@ impl<S: Sink> SinkRunner<S> {
     /// Reads to the end, and commits: for a bounded run, after everything upstream is committed.
     ///
     /// # Errors
-    /// Those that stop the runner.
+    /// Those that stop the runner; [`Error::Retry`] when records stay undecided for a minute: call
+    /// again once their transactions are ended.
     pub async fn finish(&mut self) -> Result<()> {
+        let mut patience = UNDECIDED_PATIENCE;
         loop {
-            match self.step().await? {
-                Step::Worked | Step::End => {}
-                Step::Idle(_) if self.is_reading() && self.lag().await? == 0 => {
-                    if self.roll_within(u32::MAX).await? {
-                        return Ok(());
-                    }
-                }
+            let pauses = self.backoff.pauses;
+            let Step::Idle(time) = self.step().await? else {
+                patience = UNDECIDED_PATIENCE;
+                continue;
+            };
+            if self.backoff.pauses > pauses {
+                // A failure that is waited for, such as a full disk, has no end of its own.
+                self.log.sleep(time).await;
+            } else if self.lag().await? > 0 {
                 // A step cannot know how soon the markers of a transaction come.
-                Step::Idle(time) => self.log.sleep(time.min(UNDECIDED_WAIT)).await,
+                if patience == 0 {
+                    return Err(self.undecided().await);
+                }
+                patience -= 1;
+                self.log.sleep(UNDECIDED_WAIT).await;
+            } else if self.roll_within(u32::MAX).await? {
+                return Ok(());
             }
         }
+    }
+
+    /// Says which records cannot be read.
+    async fn undecided(&self) -> Error {
+        let mut first = None;
+        for part in &self.parts {
+            match self.log.offsets(&part.at).await {
+                Ok(offsets) if offsets.high_watermark > part.position => {
+                    first.get_or_insert((&part.at, part.position));
+                }
+                Ok(_) => {}
+                Err(e) => return e.into(),
+            }
+        }
+        let what =
+            first.map_or_else(String::new, |(at, from)| format!("{at} from offset {from} on"));
+        Error::Retry { what: format!("records of {what} are in a transaction that is not decided") }
     }
 
     /// Commits what is written, whether it is due or not, and makes it visible; gives up after some

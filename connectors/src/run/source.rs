@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   open      fence the predecessor (its open transaction is finished either way)
-//!   Loading   positions, up to the high watermark after the fencing; open the source with them
+//!   Loading   positions, up to the high watermark after the fencing; source.open(positions)
 //!   Telling   source.committed(positions)                deletes, moves, acknowledgements
 //!   Reading   poll, poll ...                             records go straight into batches
 //!   Covering  source.before_commit, positions behind     250 ms, 8 MiB, an idle source, its end
 //!   Flushing  the last batches are appended
 //!   Ending    end of the transaction                     -> Telling
-//!   Aborting  nothing of it will be seen                 -> Loading
+//!   Aborting  nothing of it will be seen; fence again    -> Loading
 //! ```
 //!
 //! Always true here: a position is appended only when every byte it covers is in an appended record of
@@ -26,11 +26,10 @@ use thalweg_core::client::transaction::{ProducerConfig, Slot, TransactionalProdu
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{Timestamp, TopicPartition};
 
+use super::topic::{Partitions, ensure_topic};
 use super::{Backoff, Step, Verdict, is_ready};
 use crate::error::{Error, Result};
-use crate::position::{
-    Loading, Partitions, UNDECIDED_WAIT, encode_key, ensure_topic, positions_topic,
-};
+use crate::position::{Loading, UNDECIDED_WAIT, encode_key, positions_topic};
 use crate::source::{Outbox, Polled, Position, Positions, Source, Split};
 
 /// Settings of a [`SourceRunner`].
@@ -88,16 +87,32 @@ pub struct SourceStats {
     pub lag_bytes: u64,
 }
 
-/// Runs one source. `F` opens it at the stored positions, and again after each restart.
-pub struct SourceRunner<S, F> {
+/// Runs one source.
+///
+/// ```
+/// use std::sync::Arc;
+/// use thalweg_connectors::error::Result;
+/// use thalweg_connectors::run::source::{SourceConfig, SourceRunner};
+/// use thalweg_connectors::source::Source;
+/// use thalweg_core::Log;
+///
+/// async fn ingest(
+///     log: Arc<dyn Log>,
+///     source: impl Source,
+///     stop: impl Future<Output = ()> + Send,
+/// ) -> Result<()> {
+///     let config = SourceConfig::new("syslog", "logs.raw");
+///     let mut runner = SourceRunner::open(log, config, source).await?;
+///     runner.run(stop).await // What was told to `committed` is in the log, once, whatever dies.
+/// }
+/// ```
+pub struct SourceRunner<S> {
     log: Arc<dyn Log>,
     config: SourceConfig,
     producer: TransactionalProducer,
     slots: Vec<Slot>,
     positions: Slot,
-    open_source: F,
-    /// Absent until the positions are loaded.
-    source: Option<S>,
+    source: S,
     phase: Phase,
     taken: Taken,
     backoff: Backoff,
@@ -139,18 +154,14 @@ impl Taken {
     }
 }
 
-impl<S, F> SourceRunner<S, F>
-where
-    S: Source,
-    F: FnMut(Positions) -> Result<S> + Send,
-{
+impl<S: Source> SourceRunner<S> {
     /// Fences whoever ran this connector before, creates what topics are missing, and opens the
     /// source where the last commit left off.
     ///
     /// # Errors
-    /// The topic has another number of partitions than asked for; those of the log; those of
-    /// `open_source` that no waiting heals.
-    pub async fn open(log: Arc<dyn Log>, config: SourceConfig, open_source: F) -> Result<Self> {
+    /// The topic has another number of partitions than asked for; those of the log; those of the
+    /// source that no waiting heals.
+    pub async fn open(log: Arc<dyn Log>, config: SourceConfig, source: S) -> Result<Self> {
         let topic =
             ensure_topic(&*log, &config.topic, config.partitions, &config.topic_config).await?;
         let positions_config = TopicConfig {
@@ -158,29 +169,16 @@ where
             compact: true,
             ..TopicConfig::default()
         };
-        let positions_topic = positions_topic(&config.name);
-        ensure_topic(&*log, &positions_topic, Partitions::Exactly(1), &positions_config).await?;
-
-        let producer_config = ProducerConfig {
-            compression: config.compression,
-            transaction_timeout: config.transaction_timeout,
-            ..ProducerConfig::default()
-        };
-        let transactional_id = format!("connect-source/{}", config.name);
-        let mut producer =
-            TransactionalProducer::open(log.clone(), &transactional_id, producer_config).await?;
-        let slots = (0..topic.partitions)
-            .map(|p| producer.slot(&TopicPartition::new(topic.name.clone(), p)))
-            .collect();
-        let positions = producer.slot(&TopicPartition::new(positions_topic, 0));
+        let positions_name = positions_topic(&config.name);
+        ensure_topic(&*log, &positions_name, Partitions::Exactly(1), &positions_config).await?;
+        let (producer, slots, positions) = fence(&log, &config, topic.partitions).await?;
         let mut runner = Self {
             log,
             config,
             producer,
             slots,
             positions,
-            open_source,
-            source: None,
+            source,
             phase: Phase::Loading(None),
             taken: Taken::default(),
             backoff: Backoff::default(),
@@ -250,20 +248,24 @@ where
 
     /// What was done so far.
     pub fn stats(&self) -> SourceStats {
-        let lag_bytes = self.source.as_ref().map_or(0, Source::lag_bytes);
-        SourceStats { lag_bytes, ..self.stats }
+        SourceStats { lag_bytes: self.source.lag_bytes(), ..self.stats }
     }
 
-    /// The source, for its own statistics; absent while its positions are read again.
-    pub fn source(&self) -> Option<&S> {
-        self.source.as_ref()
+    /// The source, for its own statistics.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// The source, for what it has to tell. Its positions are the runner's business.
+    pub fn source_mut(&mut self) -> &mut S {
+        &mut self.source
     }
 
     async fn turn(&mut self) -> Result<Step> {
         match std::mem::replace(&mut self.phase, Phase::Reading) {
             Phase::Loading(loading) => self.load(loading).await,
             Phase::Telling(positions) => {
-                let told = source(&mut self.source)?.committed(&positions).await;
+                let told = self.source.committed(&positions).await;
                 if let Err(e) = told {
                     self.phase = Phase::Telling(positions);
                     return Err(e);
@@ -276,7 +278,7 @@ where
             Phase::Reading => self.read().await,
             Phase::Covering => {
                 self.phase = Phase::Covering;
-                source(&mut self.source)?.before_commit().await?;
+                self.source.before_commit().await?;
                 self.cover()?;
                 self.phase = Phase::Flushing;
                 Ok(Step::Worked)
@@ -296,6 +298,11 @@ where
                 if self.producer.in_transaction() {
                     self.producer.abort().await?;
                 }
+                // The fencing finishes what an earlier transaction of ours has left to do: only
+                // then can all of our positions be read.
+                let partitions = self.slots.len() as u32;
+                (self.producer, self.slots, self.positions) =
+                    fence(&self.log, &self.config, partitions).await?;
                 self.stats.aborts += 1;
                 self.taken = Taken::default();
                 self.phase = Phase::Loading(None);
@@ -312,7 +319,8 @@ where
         }
     }
 
-    /// Reads the positions, as far as that is possible without waiting, and opens the source.
+    /// Reads the positions, as far as that is possible without waiting, and takes the source back to
+    /// them.
     async fn load(&mut self, loading: Option<Loading>) -> Result<Step> {
         self.phase = Phase::Loading(None);
         let mut loading = match loading {
@@ -323,7 +331,7 @@ where
             self.phase = Phase::Loading(Some(loading));
             return Ok(Step::Idle(UNDECIDED_WAIT));
         }
-        self.source = Some((self.open_source)(loading.positions.clone())?);
+        self.source.open(&loading.positions).await?;
         self.phase = Phase::Telling(loading.positions);
         Ok(Step::Worked)
     }
@@ -341,7 +349,7 @@ where
             batch_bytes: self.config.batch_bytes,
             uncovered: 0,
         };
-        let polled = source(&mut self.source)?.poll(&mut out).await;
+        let polled = self.source.poll(&mut out).await;
         let uncovered = out.uncovered;
         let now = self.log.now();
         if self.taken.since.is_none() && !self.taken.is_empty() {
@@ -446,7 +454,6 @@ where
             ?pause,
             "starting from the last commit: {what}"
         );
-        self.source = None;
         self.phase = Phase::Aborting;
         Ok(Step::Idle(pause))
     }
@@ -465,9 +472,26 @@ where
     }
 }
 
-/// The source, in the phases that have one.
-fn source<S>(source: &mut Option<S>) -> Result<&mut S> {
-    source.as_mut().ok_or_else(|| Error::Restart { what: "the source is not open".to_owned() })
+/// Takes over the connector's transactional id, and registers its partitions: those of its topic, and
+/// the one of its positions.
+async fn fence(
+    log: &Arc<dyn Log>,
+    config: &SourceConfig,
+    partitions: u32,
+) -> Result<(TransactionalProducer, Vec<Slot>, Slot)> {
+    let id = format!("connect-source/{}", config.name);
+    let producer_config = ProducerConfig {
+        compression: config.compression,
+        transaction_timeout: config.transaction_timeout,
+        ..ProducerConfig::default()
+    };
+    let mut producer = TransactionalProducer::open(log.clone(), &id, producer_config).await?;
+    let topic: Arc<str> = config.topic.as_str().into();
+    let slots = (0..partitions)
+        .map(|partition| producer.slot(&TopicPartition::new(topic.clone(), partition)))
+        .collect();
+    let positions = producer.slot(&TopicPartition::new(positions_topic(&config.name), 0));
+    Ok((producer, slots, positions))
 }
 
 /// The open transaction, as a source sees it.

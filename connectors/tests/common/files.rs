@@ -35,7 +35,11 @@ pub(crate) fn runner_config() -> SinkConfig {
 }
 
 /// Opens the sink and its runner.
-pub(crate) fn open<D: Disk>(disk: &D, log: &FakeLog, nonce: u64) -> Result<SinkRunner<FileSink<D>>> {
+pub(crate) fn open<D: Disk>(
+    disk: &D,
+    log: &FakeLog,
+    nonce: u64,
+) -> Result<SinkRunner<FileSink<D>>> {
     open_with(disk, log, config(), nonce)
 }
 

@@ -205,7 +205,12 @@ impl FakeLog {
         values
     }
 
-    pub(crate) fn committed(&self, group: &str, topic: &str, partition: u32) -> Option<OffsetCommit> {
+    pub(crate) fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Option<OffsetCommit> {
         let state = self.0.lock();
         state.groups.get(group)?.offsets.get(&TopicPartition::new(topic, partition)).cloned()
     }
@@ -363,7 +368,7 @@ impl State {
             Isolation::ReadUncommitted => offsets.high_watermark,
         };
         let mut bytes = BytesMut::new();
-        let mut next_offset = from.offset;
+        let (mut next_offset, mut leader_epoch) = (from.offset, -1);
         for (header, batch) in &part.batches {
             if header.next_offset() <= from.offset || header.base_offset >= limit {
                 continue;
@@ -372,7 +377,7 @@ impl State {
                 break;
             }
             bytes.extend_from_slice(batch);
-            next_offset = header.next_offset();
+            (next_offset, leader_epoch) = (header.next_offset(), header.leader_epoch);
         }
         let touches =
             |a: &&AbortedTransaction| a.last_offset >= from.offset && a.first_offset < next_offset;
@@ -382,7 +387,7 @@ impl State {
         };
         aborted.sort_by_key(|a| a.first_offset);
         let at = from.at.clone();
-        Ok(Fetched { at, offsets, batches: bytes.freeze(), aborted, next_offset })
+        Ok(Fetched { at, offsets, batches: bytes.freeze(), aborted, next_offset, leader_epoch })
     }
 }
 

@@ -110,8 +110,7 @@ impl Accumulator {
         }
         let records = open.builder.count();
         let sequence = if producer.id < 0 { -1 } else { open.sequence };
-        let bytes =
-            open.builder.finish(producer, sequence, self.transactional).map_err(Error::from)?;
+        let bytes = open.builder.finish(producer, sequence, self.transactional)?;
         open.sequence = ((i64::from(open.sequence) + records as i64) % (1 << 31)) as i32;
         self.ready_bytes += bytes.len();
         self.ready.push_back(Ready { slot, bytes });

@@ -86,7 +86,9 @@ impl Admin {
         let info = self.log.topic(name).await?;
         let mut offsets = Vec::with_capacity(info.partitions as usize);
         for number in 0..info.partitions {
-            offsets.push(self.log.offsets(&TopicPartition::new(Arc::clone(&info.name), number)).await?);
+            offsets.push(
+                self.log.offsets(&TopicPartition::new(Arc::clone(&info.name), number)).await?,
+            );
         }
         Ok((info, offsets))
     }

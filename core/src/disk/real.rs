@@ -10,6 +10,7 @@
 //!
 //! A lock file holds its holder's process id as decimal text, so that whoever is refused can say by
 //! whom: see [`lock_holder`](super::lock_holder).
+#![expect(clippy::disallowed_methods, reason = "the door to files itself")]
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice};

@@ -194,7 +194,7 @@ impl SimDisk {
     }
 
     /// Whether a file may have a second name. It may at first; else
-    /// [`Disk::link`](crate::disk::Disk::link) fails with EPERM, as on FAT.
+    /// [`Disk::link`] fails with EPERM, as on FAT.
     pub fn set_hard_links(&self, possible: bool) {
         self.world.lock().hard_links = possible;
     }

@@ -108,7 +108,7 @@ impl<D: Disk> Inner<D> {
                 .push(now, Some(&record.key), record.value.as_deref(), &[])
                 .map_err(Error::from)?;
         }
-        let bytes = builder.finish(producer, -1, producer.id >= 0).map_err(Error::from)?;
+        let bytes = builder.finish(producer, -1, producer.id >= 0)?;
         let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
         // Inside a transaction the producer is checked as any other: it may have been fenced, and its
         // marker written, since the partition joined. Records behind it would stay open for ever.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use super::{METADATA_TOPIC, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::ids::{Offset, TopicPartition};
@@ -40,7 +41,9 @@ impl<D: Disk> PartitionHandle<D> {
         config: &crate::config::TopicConfig,
     ) -> Self {
         Self {
-            internal: at.topic.starts_with("__"),
+            // Other names with two underscores belong to layers above, which write there as clients:
+            // connectors keep their positions so.
+            internal: matches!(&*at.topic, METADATA_TOPIC | OFFSETS_TOPIC | TRANSACTIONS_TOPIC),
             view: Arc::clone(partition.view()),
             max_message_bytes: config.max_message_bytes as usize,
             compact: config.compact,

@@ -300,8 +300,7 @@ impl<D: Disk> Opener<D> {
         let epoch =
             if take { metadata.leader_epoch().max(seen) + 1 } else { metadata.leader_epoch() };
         let partition = Partition::new(metadata_log, metadata_info.id, Level::Disk, epoch);
-        let metadata_handle =
-            Arc::new(PartitionHandle::new(at.clone(), partition, &metadata_info.config));
+        let metadata_handle = Arc::new(PartitionHandle::new(at, partition, &metadata_info.config));
         let mut writer = MetadataWriter {
             handle: &metadata_handle,
             metadata: &mut metadata,
@@ -672,7 +671,7 @@ impl<D: Disk> MetadataWriter<'_, D> {
                 .push(self.now, Some(&record.key), record.value.as_deref(), &[])
                 .map_err(Error::from)?;
         }
-        let bytes = builder.finish(ProducerIdentity::NONE, -1, false).map_err(Error::from)?;
+        let bytes = builder.finish(ProducerIdentity::NONE, -1, false)?;
         let header = batch::BatchHeader::parse(&bytes).map_err(Error::from)?;
         self.handle.lock().append(&header, &bytes, crate::log::Origin::Coordinator)?;
         for record in &records {

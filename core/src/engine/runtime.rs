@@ -21,6 +21,9 @@ pub enum Runtime {
     Threads(Handle),
     /// In line, without a thread, a timer or a wait.
     Inline,
+    /// As `Inline`, but what follows an acknowledgement waits: until the same transactional id is used
+    /// again, until a tick, or until the folder is opened. So a test can look in between.
+    Stepped,
 }
 
 impl Runtime {
@@ -34,7 +37,7 @@ impl Runtime {
 
     /// Whether everything runs in the caller.
     pub fn is_inline(&self) -> bool {
-        matches!(self, Self::Inline)
+        matches!(self, Self::Inline | Self::Stepped)
     }
 
     /// A timer; in line, time does not pass by waiting, so it is over at once.
@@ -47,7 +50,7 @@ impl Runtime {
                 drop(guard);
                 Box::pin(sleep)
             }
-            Self::Inline => Box::pin(std::future::ready(())),
+            Self::Inline | Self::Stepped => Box::pin(std::future::ready(())),
         }
     }
 
@@ -65,7 +68,7 @@ impl Runtime {
                 });
                 drop(task);
             }
-            Self::Inline => {
+            Self::Inline | Self::Stepped => {
                 let over = what.now_or_never();
                 debug_assert!(over.is_some(), "in line, nothing may wait");
             }

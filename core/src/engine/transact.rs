@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::PartitionHandle;
+use super::runtime::Runtime;
 use super::{Inner, ProducerIds, Shard, TRANSACTIONS_TOPIC};
 use crate::batch::Marker;
 use crate::coordinator::transaction::{
@@ -175,7 +176,7 @@ impl<D: Disk> Inner<D> {
                         tracing::warn!(%id, error = %e, "a decided transaction is not complete yet");
                     }
                 };
-                if !self.runtime.is_inline() {
+                if !matches!(self.runtime, Runtime::Stepped) {
                     self.runtime.run_later(Duration::ZERO, Box::pin(finish));
                 }
                 Ok(plan.next)

@@ -48,7 +48,7 @@ pub(crate) fn open_at(
     seed: u64,
 ) -> Result<SimEngine> {
     let entropy = Entropy::seeded(seed);
-    now(Engine::open(disk.clone(), DIR, config, Runtime::Inline, clock, entropy)).map(Arc::new)
+    now(Engine::open(disk.clone(), DIR, config, Runtime::Stepped, clock, entropy)).map(Arc::new)
 }
 
 /// Kills the program or cuts the power now, and opens the log again.

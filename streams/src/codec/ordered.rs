@@ -436,59 +436,80 @@ impl Reader<'_> {
     }
 }
 
-/// One method per primitive: read its bytes, undo the transformation, hand it over.
-macro_rules! primitive {
-    ($($method:ident $visit:ident $read:expr;)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-            let read: fn(&mut Reader<'_>) -> Result<_, Fault> = $read;
-            visitor.$visit(read(self)?)
-        }
-    )*};
-}
-
 impl<'de> Deserializer<'de> for &mut Reader<'_> {
     type Error = Fault;
 
-    primitive! {
-        deserialize_u8 visit_u8 |r| r.byte();
-        deserialize_u16 visit_u16 |r| r.array().map(u16::from_be_bytes);
-        deserialize_u32 visit_u32 |r| r.array().map(u32::from_be_bytes);
-        deserialize_u64 visit_u64 |r| r.array().map(u64::from_be_bytes);
-        deserialize_u128 visit_u128 |r| r.array().map(u128::from_be_bytes);
-        deserialize_i8 visit_i8 |r| Ok((r.byte()? ^ (1 << 7)).cast_signed());
-        deserialize_i16 visit_i16 |r| Ok((u16::from_be_bytes(r.array()?) ^ (1 << 15)).cast_signed());
-        deserialize_i32 visit_i32 |r| Ok((u32::from_be_bytes(r.array()?) ^ (1 << 31)).cast_signed());
-        deserialize_i64 visit_i64 |r| Ok((u64::from_be_bytes(r.array()?) ^ (1 << 63)).cast_signed());
-        deserialize_i128 visit_i128 |r| {
-            Ok((u128::from_be_bytes(r.array()?) ^ (1 << 127)).cast_signed())
-        };
-        deserialize_f32 visit_f32 |r| {
-            let bits = u32::from_be_bytes(r.array()?);
-            Ok(f32::from_bits(if bits >> 31 == 1 { bits ^ 1 << 31 } else { !bits }))
-        };
-        deserialize_f64 visit_f64 |r| {
-            let bits = u64::from_be_bytes(r.array()?);
-            Ok(f64::from_bits(if bits >> 63 == 1 { bits ^ 1 << 63 } else { !bits }))
-        };
-        deserialize_bool visit_bool |r| match r.byte()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            other => Err(Fault::new(format!("byte {other} where 0 or 1 is needed"))),
-        };
-        deserialize_char visit_char |r| {
-            let code = r.array().map(u32::from_be_bytes)?;
-            char::from_u32(code).ok_or_else(|| Fault::new(format!("{code:#x} is no character")))
-        };
-        deserialize_string visit_string |r| {
-            String::from_utf8(r.bytes()?).map_err(|e| Fault::new(e.to_string()))
-        };
-        deserialize_str visit_string |r| {
-            String::from_utf8(r.bytes()?).map_err(|e| Fault::new(e.to_string()))
-        };
-        deserialize_bytes visit_byte_buf |r| r.bytes();
-        deserialize_byte_buf visit_byte_buf |r| r.bytes();
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u8(self.byte()?)
     }
-
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u16(u16::from_be_bytes(self.array()?))
+    }
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u32(u32::from_be_bytes(self.array()?))
+    }
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u64(u64::from_be_bytes(self.array()?))
+    }
+    fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_u128(u128::from_be_bytes(self.array()?))
+    }
+    fn deserialize_i8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_i8((self.byte()? ^ (1 << 7)).cast_signed())
+    }
+    fn deserialize_i16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_i16((u16::from_be_bytes(self.array()?) ^ (1 << 15)).cast_signed())
+    }
+    fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_i32((u32::from_be_bytes(self.array()?) ^ (1 << 31)).cast_signed())
+    }
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_i64((u64::from_be_bytes(self.array()?) ^ (1 << 63)).cast_signed())
+    }
+    fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_i128((u128::from_be_bytes(self.array()?) ^ (1 << 127)).cast_signed())
+    }
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let bits = u32::from_be_bytes(self.array()?);
+        let value = f32::from_bits(if bits >> 31 == 1 { bits ^ 1 << 31 } else { !bits });
+        if value.is_nan() {
+            return Err(Fault::new("NaN has no place in an order"));
+        }
+        visitor.visit_f32(value)
+    }
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let bits = u64::from_be_bytes(self.array()?);
+        let value = f64::from_bits(if bits >> 63 == 1 { bits ^ 1 << 63 } else { !bits });
+        if value.is_nan() {
+            return Err(Fault::new("NaN has no place in an order"));
+        }
+        visitor.visit_f64(value)
+    }
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.byte()? {
+            0 => visitor.visit_bool(false),
+            1 => visitor.visit_bool(true),
+            other => Err(Fault::new(format!("byte {other} where 0 or 1 is needed"))),
+        }
+    }
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let code = u32::from_be_bytes(self.array()?);
+        let char = char::from_u32(code);
+        visitor.visit_char(char.ok_or_else(|| Fault::new(format!("{code:#x} is no character")))?)
+    }
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_string(visitor)
+    }
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let text = String::from_utf8(self.bytes()?).map_err(|e| Fault::new(e.to_string()))?;
+        visitor.visit_string(text)
+    }
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_byte_buf(visitor)
+    }
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_byte_buf(self.bytes()?)
+    }
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
         Err(Fault::new("the bytes do not describe themselves: the type must say what it holds"))
     }

@@ -22,6 +22,10 @@
 //! Always true here: the file is the edge of the room, the only one with files and threads. `DIR/lock`
 //! of the log's folder is held before this store is opened; sled's own lock keeps a second store out.
 //! Nothing relies on `Drop` to write.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the edge: sled has a folder and a thread of its own"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

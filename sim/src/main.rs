@@ -1,0 +1,152 @@
+//! The simulation as a program.
+//!
+//! ```text
+//!   thalweg-sim crashes [--from S] [--seeds N] [--kind K] --every-point     every point of N seeds
+//!   thalweg-sim crashes [--from S] [--seeds N] [--kind K] --points P        P points of each
+//!   thalweg-sim crashes --all                                               every point of 200 seeds
+//!   thalweg-sim crashes --seed S --kind K [--point P] [--again Q].. [--store R]     one run, as told
+//! ```
+//!
+//! Exit status: 0; 1 when something was found; 2 usage.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use thalweg_sim::campaign::{Tally, every_point, run_all, sampled, threads};
+use thalweg_sim::plan::Kind;
+use thalweg_sim::run::{Case, Failure, run};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.split_first() {
+        Some((&"crashes", options)) => Crashes::parse(options).and_then(|crashes| crashes.run()),
+        _ => Err(format!("use: crashes; got {arguments:?}")),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(usage) => {
+            say(&format!("{usage}\nsee the head of sim/src/main.rs"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn say(text: &str) {
+    // Whoever closed the pipe does not want to know.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+#[derive(Default)]
+struct Crashes {
+    from: u64,
+    seeds: u64,
+    kind: Option<Kind>,
+    every_point: bool,
+    points: u64,
+    failures: usize,
+    seed: Option<u64>,
+    point: Option<u64>,
+    again: Vec<u64>,
+    store: Option<u64>,
+    coordinators: bool,
+}
+
+impl Crashes {
+    fn parse(options: &[&str]) -> Result<Self, String> {
+        let mut all = Self { seeds: 10, points: 5, failures: 1, ..Self::default() };
+        let mut rest = options.iter();
+        while let Some(&option) = rest.next() {
+            let mut value = || rest.next().copied().ok_or(format!("{option} needs a value"));
+            let number = |value: Result<&str, String>| {
+                value.and_then(|v| v.parse().map_err(|e| format!("{option} {v}: {e}")))
+            };
+            match option {
+                "--from" => all.from = number(value())?,
+                "--seeds" => all.seeds = number(value())?,
+                "--points" => all.points = number(value())?,
+                "--failures" => all.failures = number(value())? as usize,
+                "--seed" => all.seed = Some(number(value())?),
+                "--point" => all.point = Some(number(value())?),
+                "--again" => all.again.push(number(value())?),
+                "--store" => all.store = Some(number(value())?),
+                "--every-point" => all.every_point = true,
+                "--coordinators" => all.coordinators = true,
+                "--all" => (all.every_point, all.seeds) = (true, 200),
+                "--kind" => {
+                    let kind = value()?;
+                    let known = "use disk-power, disk-process or os-process";
+                    all.kind = Some(Kind::parse(kind).ok_or(format!("--kind {kind}: {known}"))?);
+                }
+                _ => return Err(format!("{option} is not known")),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether nothing was found.
+    fn run(&self) -> Result<bool, String> {
+        if let Some(seed) = self.seed {
+            return Ok(self.one(seed));
+        }
+        let (mut tally, mut found) = (Tally::default(), 0);
+        for seed in self.from..self.from + self.seeds {
+            let kind = self.kind.unwrap_or(Kind::of_seed(seed));
+            let cases = match self.every_point {
+                true => every_point(seed, kind),
+                false => sampled(seed, kind, self.points),
+            };
+            let (done, failures) = match cases {
+                Ok(cases) => run_all(&cases, threads(), self.failures),
+                Err(failure) => (Tally::default(), vec![*failure]),
+            };
+            tally.runs += done.runs;
+            tally.deaths += done.deaths;
+            tally.checkpoints_loaded += done.checkpoints_loaded;
+            if self.every_point || !failures.is_empty() {
+                say(&format!("seed {seed} {kind}: {} runs, {} failed", done.runs, failures.len()));
+            }
+            tell(&failures, found == 0);
+            found += failures.len();
+            if found >= self.failures {
+                break;
+            }
+        }
+        say(&format!(
+            "{} runs, {} deaths, {} checkpoints loaded, {found} failed",
+            tally.runs, tally.deaths, tally.checkpoints_loaded
+        ));
+        Ok(found == 0)
+    }
+
+    fn one(&self, seed: u64) -> bool {
+        let kind = self.kind.unwrap_or(Kind::of_seed(seed));
+        let case = Case {
+            seed,
+            kind,
+            point: self.point,
+            again: self.again.clone(),
+            store: self.store,
+            coordinators: self.coordinators,
+        };
+        match run(&case) {
+            Ok(outcome) => say(&format!("{outcome:#?}")),
+            Err(failure) => {
+                say(&failure.to_string());
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The first in full, the others in a line.
+fn tell(failures: &[Failure], in_full: bool) {
+    for (number, failure) in failures.iter().enumerate() {
+        match in_full && number == 0 {
+            true => say(&failure.to_string()),
+            false => say(&format!("{}: {}", failure.case, failure.what)),
+        }
+    }
+}
