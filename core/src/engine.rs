@@ -274,7 +274,9 @@ impl<D: Disk> Inner<D> {
         for handle in self.partitions.load().values() {
             handle.lock().refuse(why);
         }
-        self.stop(&Error::Stopped { why: why.to_owned() });
+        // Whatever stopped it before says more.
+        let _ = self.stopped.set(why.to_owned());
+        self.wake_all();
         self.sync.close();
     }
 }

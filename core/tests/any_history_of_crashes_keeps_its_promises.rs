@@ -11,7 +11,9 @@ use std::time::Duration;
 use common::*;
 use thalweg_core::Result;
 use thalweg_core::client::log::*;
+use thalweg_core::config::LogConfig;
 use thalweg_core::disk::sim::{Call, Crash, Failure, Rng, SimDisk};
+use thalweg_core::engine::clock::Clock;
 use thalweg_core::ids::ProducerIdentity;
 
 /// How far a value has come.
@@ -36,6 +38,7 @@ struct Run {
     rng: Rng,
     disk: SimDisk,
     level: Level,
+    coordinators: u32,
     groups: Vec<Group>,
     next: usize,
     /// Whether what was not synced may be gone since the model was last compared.
@@ -60,7 +63,9 @@ impl Run {
 
     /// One life of the program, until it is cut short or has had enough.
     fn live(&mut self, seed: u64) -> Result<()> {
-        let log = open(&self.disk, self.level, seed)?;
+        let settings =
+            LogConfig { coordinator_partitions: self.coordinators, ..config(self.level) };
+        let log = open_at(&self.disk, settings, Clock::fixed(NOW), seed)?;
         for topic in TOPICS {
             create(&*log, topic, 1, 500)?;
         }
@@ -184,7 +189,7 @@ impl Run {
         }
         self.lost_power = false;
         for topic in &found {
-            let mut numbers: Vec<usize> = topic.iter().map(number).collect();
+            let mut numbers: Vec<usize> = topic.iter().map(|value| number(value)).collect();
             numbers.sort_unstable();
             let count = numbers.len();
             numbers.dedup();
@@ -193,15 +198,22 @@ impl Run {
     }
 }
 
-fn number(value: &String) -> usize {
+fn number(value: &str) -> usize {
     value.split_once(' ').and_then(|(n, _)| n.parse().ok()).expect("begins with its number")
 }
 
 fn history(seed: u64, level: Level) -> u64 {
     let mut rng = Rng::new(seed);
     let disk = SimDisk::new(seed);
-    let mut run =
-        Run { rng: rng.fork(), disk, level, groups: Vec::new(), next: 0, lost_power: false };
+    let mut run = Run {
+        rng: rng.fork(),
+        disk,
+        level,
+        coordinators: 1 + (seed % 3) as u32,
+        groups: Vec::new(),
+        next: 0,
+        lost_power: false,
+    };
     for life in 0..5 {
         // A first life of about 120 operations, later ones with their recovery of about 80.
         let kind = match rng.below(5) {

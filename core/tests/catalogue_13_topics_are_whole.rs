@@ -252,6 +252,30 @@ fn a_topic_whose_folders_did_not_fit_is_completed_when_there_is_room() {
     }
 }
 
+/// The record is written, then something fails: deleting it again completes it, and frees the name.
+#[test]
+fn a_deletion_that_failed_half_way_is_completed_by_the_next_try() {
+    for (call, failure) in
+        [(Call::Remove, Failure::Io), (Call::RemoveDir, Failure::Io), (Call::SyncDir, Failure::Io)]
+    {
+        let disk = SimDisk::new(1);
+        let log = open(&disk, Level::Disk, 1).expect("opens");
+        create(&*log, "t", PARTITIONS, 400).expect("created");
+        fill(&*log, "t", "old").expect("acknowledged");
+        disk.fail_on(call, failure, 1, |path| path.to_string_lossy().contains("/t-1"));
+        now(log.delete_topic("t")).expect_err("a broken disk");
+        let new = NewTopic { name: "t".to_owned(), partitions: 1, config: TopicConfig::default() };
+        let busy = now(log.create_topic(&new)).expect_err("the name is taken");
+        assert!(matches!(busy, Error::Retry { .. }), "{busy}");
+        now(log.delete_topic("t")).expect("completed");
+        let unknown = now(log.delete_topic("t")).expect_err("gone");
+        assert!(matches!(unknown, Error::Unknown { .. }), "{unknown}");
+        create(&*log, "t", PARTITIONS, 400).expect("created again");
+        assert_eq!(committed(&*log, "t"), Vec::<String>::new());
+        assert!(is_whole(&*log, "t", "created again"));
+    }
+}
+
 /// The topic of topics is no topic that anybody creates: once, the attempt left a record after which
 /// the folder could not be opened any more.
 #[test]

@@ -1,5 +1,6 @@
 //! The engine as it runs: threads, a tokio runtime, real files. Nothing here looks at a clock; what
 //! must happen is waited for.
+#![expect(clippy::disallowed_methods, reason = "writers and readers are tasks here")]
 
 mod common;
 

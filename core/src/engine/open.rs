@@ -160,16 +160,24 @@ fn make_data_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
     }
     let way: Vec<&Path> = dir.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
     for folder in way.into_iter().rev() {
+        let was_there = is_there(disk, folder)?;
         make_dir(disk, folder)?;
         let Some(parent) = folder.parent() else { continue };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match disk.sync_dir(parent) {
-            // Not ours, so neither is the name in it.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            // We could not have made a name there, and did not.
+            Err(e) if was_there && no_place_to_make_names(&e) => {}
             other => other.map_err(|e| Error::io("sync", parent, e))?,
         }
     }
     Ok(())
+}
+
+/// Whether a folder refuses to be synced because of what it is: not ours, or of a file system that is
+/// read-only or has nothing to sync.
+fn no_place_to_make_names(e: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(e.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 /// Makes a folder that may be there already; its name is not durable yet.

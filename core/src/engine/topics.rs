@@ -106,8 +106,15 @@ impl<D: Disk> Inner<D> {
         let _one_at_a_time = self.topics_busy.lock().await;
         let (info, end) = {
             let mut metadata = self.metadata.state.lock();
-            let plan = metadata.delete_topic(name)?;
-            (plan.reply, self.write_metadata_records(&mut metadata, &plan.records)?)
+            let begun = metadata.deleting().find(|info| *info.name == *name).cloned();
+            match begun {
+                // Decided before, and then something failed: it goes on from there.
+                Some(info) => (info, self.metadata.handle.view.log.end()),
+                None => {
+                    let plan = metadata.delete_topic(name)?;
+                    (plan.reply, self.write_metadata_records(&mut metadata, &plan.records)?)
+                }
+            }
         };
         self.wait_durable(&[(Arc::clone(&self.metadata.handle), end)]).await?;
         // A decision over records of the topic could not be verified by recovery once they are gone.
