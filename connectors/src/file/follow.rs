@@ -353,7 +353,9 @@ impl<D: Disk> Follow<D> {
     fn verify(&mut self, known: &[(Key, Stat)], now: i64, scratch: &mut [u8]) -> bool {
         for (key, stat) in known {
             let Some(tail) = self.tails.get(key) else { continue };
-            if tail.finished || tail.compared == Some(Seen::of(stat)) {
+            // What was read to its end is of interest only to those that may be copies of it.
+            let is_over = tail.finished && self.undecided.is_empty();
+            if is_over || tail.compared == Some(Seen::of(stat)) {
                 continue;
             }
             let rebooted = tail.position.boot != self.boot;

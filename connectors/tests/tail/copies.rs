@@ -239,6 +239,50 @@ fn a_copy_in_the_making_is_waited_for_but_not_for_ever() {
     assert_eq!(world.lines().len(), 41, "it stopped growing, its original is there still");
 }
 
+/// A row of `--once` runs, of which one sees the copy at any stage, and the truncation while it runs.
+#[test]
+fn a_copy_made_beside_runs_that_read_once_is_no_new_file() {
+    for before in 0..5 {
+        for beside in 0..=5 - before {
+            if (before, beside) == (1, 0) {
+                // Below a kilobyte, and it does not grow: a file of its own after the patience.
+                continue;
+            }
+            let once = FileSourceConfig { once: true, ..config(&["/log/*"]) };
+            let mut world = World::with(0, once);
+            world.append("/log/anchor", "anchor\n");
+            world.append("/log/app.log", numbered("old", 0, 60, 40));
+            world.run(1000);
+            world.kill();
+            let mut acts = 0;
+            let mut act = |world: &World| {
+                acts += 1;
+                match acts {
+                    1..=4 => drop(world.copy("/log/app.log", "/log/app.log.1", 600)),
+                    5 => world.truncate("/log/app.log", 0),
+                    _ => {}
+                }
+            };
+            (0..before).for_each(|_| act(&world));
+            world.catch_up();
+            for _ in 0..beside {
+                act(&world);
+                world.run(1000);
+            }
+            world.run(20_000);
+            world.kill();
+            (0..5 - before - beside).for_each(|_| act(&world));
+            world.append("/log/app.log", "new\n");
+            for _ in 0..2 {
+                world.run(20_000);
+                world.kill();
+            }
+            let case = format!("{before} before a run, {beside} beside it");
+            assert_eq!(world.lines().len(), 62, "{case}: {:#?}", world.notices());
+        }
+    }
+}
+
 #[test]
 fn equal_heads_are_two_files_as_soon_as_they_differ() {
     let mut world = World::new(&["/log/*"]);

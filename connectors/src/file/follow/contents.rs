@@ -47,12 +47,15 @@ impl<D: Disk> Follow<D> {
         let path = old.name().to_owned();
         let offset = old.offset();
         if self.ends.is_some() && self.scans > 0 {
-            // What it held at the first scan is gone; the next run takes up what there is now.
-            old.finished = true;
-            old.backlog = None;
+            // What it held at the first scan is gone; the next run takes up what there is now. Its
+            // position waits for a copy that is in the making.
             let what =
                 format!("was truncated or replaced after byte {offset} was read; read on later");
             self.notices.say(&path, NoticeLevel::Info, what);
+            if let Some(ends) = &mut self.ends {
+                ends.remove(&key.file);
+            }
+            self.set_aside(key);
             return;
         }
         match agreement {

@@ -14,7 +14,7 @@ use super::{Follow, ms};
 use crate::file::discover::Listing;
 use crate::file::identity::Key;
 use crate::file::notice::NoticeLevel;
-use crate::file::tail::path_of;
+use crate::file::tail::{Tail, path_of};
 
 /// A position is retired after so many full scans in a row without its file: one may have listed a
 /// folder in the very moment of a rename.
@@ -54,6 +54,7 @@ impl<D: Disk> Follow<D> {
                 tail.at.is_none()
                     && tail.handle.is_none()
                     && tail.missed >= MISSED_MAX
+                    && !self.waits_for_the_next_run(tail)
                     && !waited.contains(key)
                     && !self.busy.contains(key)
                     && self.finder.covers(path)
@@ -78,6 +79,12 @@ impl<D: Disk> Follow<D> {
         }
     }
 
+    /// A source that reads only once does not look at files that came after its first scan: one of
+    /// them may be the copy that holds the bytes of a truncated file.
+    fn waits_for_the_next_run(&self, tail: &Tail<D::File>) -> bool {
+        self.ends.is_some() && tail.superseded
+    }
+
     /// Whether the file system that held a file is there: a folder without its mount looks empty.
     /// Some file systems give files another device than their folders; then another file tells.
     fn is_place_there(&self, listing: &Listing, path: &Path, dev: u64) -> bool {
@@ -88,6 +95,7 @@ impl<D: Disk> Follow<D> {
 
     /// Whether positions wait for the scan that retires them.
     pub(crate) fn has_missed(&self) -> bool {
-        self.tails.values().any(|tail| tail.missed > 0 && tail.missed < MISSED_MAX)
+        let missed = |tail: &Tail<D::File>| tail.missed > 0 && tail.missed < MISSED_MAX;
+        self.tails.values().any(|tail| missed(tail) && !self.waits_for_the_next_run(tail))
     }
 }
