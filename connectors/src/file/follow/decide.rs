@@ -5,7 +5,7 @@
 //! same transaction in which it is stored where it is; whoever was a twin of it follows.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -110,12 +110,15 @@ impl<D: Disk> Follow<D> {
     /// Judges the files that were measured, the longest first: an original is never shorter than a
     /// copy of it. Of two that are as long, the one that was written last is the copy.
     pub(super) fn decide(&mut self, now: i64, scratch: &mut [u8], budget: &mut u64) {
-        let mut waiting: BTreeMap<Vec<u8>, BTreeSet<FileId>> = BTreeMap::new();
+        let mut waiting = Waiting::new();
         let mut order = Vec::new();
         for (&id, undecided) in &mut self.undecided {
             if undecided.seen.len > 0 {
+                // One that got its first bytes after the others were measured was there before any
+                // copy of it, even if that is as long by now.
+                let len = undecided.seen.len + u64::from(undecided.measured.is_none());
                 let opening = undecided.opening.bytes().to_vec();
-                waiting.entry(opening).or_default().insert(id);
+                waiting.entry(opening).or_default().insert(id, len);
             }
             if let Some(measured) = undecided.measured.take() {
                 let age = (undecided.seen.mtime_ms, undecided.birth_ns, undecided.listed);
@@ -132,7 +135,7 @@ impl<D: Disk> Follow<D> {
             let Some(undecided) = self.undecided.get(&id) else { continue };
             let opening = undecided.opening;
             if undecided.postponed < POSTPONED_MAX
-                && self.is_outlasted(&waiting, id, opening.bytes(), measured)
+                && is_outlasted(&waiting, id, opening.bytes(), measured)
             {
                 if let Some(undecided) = self.undecided.get_mut(&id) {
                     undecided.postponed += 1;
@@ -146,25 +149,6 @@ impl<D: Disk> Follow<D> {
                 alike.remove(&id);
             }
         }
-    }
-
-    /// Whether another file that is not yet judged begins the same and has become longer than this
-    /// one was when it was measured: this one may be the copy, and comes after.
-    fn is_outlasted(
-        &self,
-        waiting: &BTreeMap<Vec<u8>, BTreeSet<FileId>>,
-        id: FileId,
-        opening: &[u8],
-        measured: u64,
-    ) -> bool {
-        let longer = waiting
-            .range(opening.to_vec()..)
-            .take_while(|(other, _)| other.starts_with(opening))
-            .map(|(_, ids)| ids);
-        let shorter = (0..opening.len()).filter_map(|len| waiting.get(&opening[..len]));
-        longer.chain(shorter).flatten().any(|other| {
-            *other != id && self.undecided.get(other).is_some_and(|u| u.seen.len > measured)
-        })
     }
 
     fn decide_one(
@@ -378,4 +362,19 @@ impl<D: Disk> Follow<D> {
             }
         }
     }
+}
+
+/// Files that are not yet judged, with their lengths, by their first bytes; those of files that were
+/// not looked into are not known.
+type Waiting = BTreeMap<Vec<u8>, BTreeMap<FileId, u64>>;
+
+/// Whether another file that is not yet judged begins the same and has become longer than this one
+/// was when it was measured: this one may be the copy, and comes after.
+fn is_outlasted(waiting: &Waiting, id: FileId, opening: &[u8], measured: u64) -> bool {
+    let longer = waiting
+        .range(opening.to_vec()..)
+        .take_while(|(other, _)| other.starts_with(opening))
+        .map(|(_, files)| files);
+    let shorter = (0..opening.len()).filter_map(|len| waiting.get(&opening[..len]));
+    longer.chain(shorter).flatten().any(|(&other, &len)| other != id && len > measured)
 }
