@@ -81,6 +81,10 @@ pub(crate) struct Undecided<F> {
     pub(crate) listed: bool,
     /// Its first bytes, when it was looked into.
     pub(crate) opening: Opening,
+    /// Its length when it was measured in this scan.
+    pub(crate) measured: Option<u64>,
+    /// How often it had to let others go first.
+    pub(crate) postponed: u32,
     /// Whether the first scan found it, and bytes in it.
     pub(crate) first: bool,
     /// Whether it is known to hold text: it did before it was truncated.
@@ -104,6 +108,8 @@ impl<F> Undecided<F> {
             handle: None,
             listed: true,
             opening: Opening::EMPTY,
+            measured: None,
+            postponed: 0,
             first: false,
             text: false,
             denied: false,

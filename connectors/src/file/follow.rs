@@ -1,10 +1,11 @@
 //! The files that are followed: brings what a scan found together with the positions.
 //!
 //! ```text
-//!   scan:  place      names and sizes of the files that are known
-//!          drain      without a name: read to its end, let go                  leave
-//!          verify     truncated, rewritten, reused?                            contents, handles
-//!          meet       inodes without a position                 -> undecided
+//!   scan:  survey     place    names and sizes of the files that are known
+//!                     drain    without a name: read to its end, let go         leave
+//!                     verify   truncated, rewritten, reused?                   contents, handles
+//!                     meet     inodes without a position        -> undecided
+//!          measure    the undecided; then survey once more
 //!          decide     new | a copy | the bytes of a position    -> followed from 0 | twin | moved
 //!          twins      still the same? outgrown?                 -> its own from there
 //!          retire     positions that two full scans in a row did not find      leave
@@ -33,7 +34,7 @@ use super::discover::{Finder, Found, Listing};
 use super::identity::{FileId, Key, Prefix};
 use super::notice::Notices;
 use super::position::{BOOT_MAX, FilePosition};
-use super::tail::{Agreement, Held, HeldCount, Seen, Tail, compare, current, path_of};
+use super::tail::{Agreement, Held, HeldCount, Seen, Tail, compare, current};
 use crate::error::Result;
 use crate::source::{Positions, Split};
 pub(crate) use handles::Access;
@@ -171,17 +172,18 @@ impl<D: Disk> Follow<D> {
         self.rescan = false;
         self.busy.clear();
         self.avoided.retain(|_, until| now < *until);
-        let mut listing = self.finder.scan(&self.disk);
-        self.notices.scanned(std::mem::take(&mut listing.faults), |path| {
-            listing.files.binary_search_by(|found| found.path.as_path().cmp(path)).is_ok()
-        });
-        let known = self.place(&listing, now);
-        self.drain(now);
-        let verified = self.verify(&known, now, scratch);
-        self.meet(&listing, now);
+        let (mut listing, mut verified) = self.survey(now, scratch);
+        // What is judged was measured before everything else was looked at once more: whatever it
+        // may be a copy of, had these bytes before it.
+        if verified && self.measure_undecided(now) {
+            (listing, verified) = self.survey(now, scratch);
+            if verified {
+                let mut budget = COMPARE_BUDGET.max(scratch.len() as u64);
+                self.decide(now, scratch, &mut budget);
+            }
+        }
         if verified {
             let mut budget = COMPARE_BUDGET.max(scratch.len() as u64);
-            self.decide(now, scratch, &mut budget);
             self.look_at_twins(scratch, &mut budget);
             self.retire(&listing);
         }
@@ -190,6 +192,20 @@ impl<D: Disk> Follow<D> {
         for key in keys {
             self.enqueue(key);
         }
+    }
+
+    /// Finds out which files there are, and whether those that are known are still the same. Answers
+    /// also whether all of them could be compared.
+    fn survey(&mut self, now: i64, scratch: &mut [u8]) -> (Listing, bool) {
+        let mut listing = self.finder.scan(&self.disk);
+        self.notices.scanned(std::mem::take(&mut listing.faults), |path| {
+            listing.files.binary_search_by(|found| found.path.as_path().cmp(path)).is_ok()
+        });
+        let known = self.place(&listing, now);
+        self.drain(now);
+        let verified = self.verify(&known, now, scratch);
+        self.meet(&listing, now);
+        (listing, verified)
     }
 
     /// Asks files that grew lately whether they grew again.
@@ -275,8 +291,6 @@ impl<D: Disk> Follow<D> {
                     if let Some(Ok(stat)) = tail.handle.as_ref().map(|held| held.file.stat()) {
                         tail.see(Seen::of(&stat), now);
                         known.push((key, stat));
-                    } else if listing.saw(path_of(&tail.position.origin.path)) {
-                        tail.missed = tail.missed.saturating_add(1);
                     }
                 }
             }

@@ -5,6 +5,7 @@
 //! same transaction in which it is stored where it is; whoever was a twin of it follows.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,45 +16,137 @@ use super::handles::{is_out_of_handles, open_with_stat, refused};
 use super::{Follow, ms};
 use crate::file::copies::{Means, Twinship, Undecided, Verdict, candidates, judge, look_again};
 use crate::file::discover::is_absent;
-use crate::file::identity::{FileId, HEAD, Key, Prefix, read_up_to};
+use crate::file::identity::{BLOCK, FileId, HEAD, Key, Prefix, read_up_to};
 use crate::file::notice::NoticeLevel;
 use crate::file::position::{FilePosition, Opening, Origin};
-use crate::file::tail::{Agreement, Seen, Tail, bytes_of, compare, current, path_of};
+use crate::file::tail::{Agreement, Held, Seen, Tail, bytes_of, compare, current, path_of};
+
+/// How often a file lets others go first. Two that grow all the time would wait for each other.
+const POSTPONED_MAX: u32 = 3;
 
 impl<D: Disk> Follow<D> {
-    /// Judges the files that have no position, the longest first: an original is never shorter than
-    /// a copy of it that is still growing. Of two that are the same, the one that has lost its name
-    /// is the older.
-    pub(super) fn decide(&mut self, now: i64, scratch: &mut [u8], budget: &mut u64) {
-        let order = |(&id, u): (&FileId, &Undecided<_>)| {
-            (Reverse(u.seen.len), u.listed, u.path.clone(), id)
-        };
-        let mut ids: Vec<_> = self.undecided.iter().map(order).collect();
-        ids.sort();
-        for (_, _, path, id) in ids {
+    /// Measures the files that have no position. Answers whether there is one to be judged.
+    pub(super) fn measure_undecided(&mut self, now: i64) -> bool {
+        let mut any = false;
+        for id in self.undecided.keys().copied().collect::<Vec<_>>() {
             let Some(undecided) = self.undecided.get(&id) else { continue };
             // An empty file cannot be told from a copy that is about to be written.
             if undecided.seen.len == 0 && undecided.listed {
                 continue;
             }
+            let path = undecided.path.clone();
+            if undecided.handle.is_none() && !self.make_room() {
+                self.rescan = true;
+                continue;
+            }
+            let measured = self.with_undecided(id, |follow, undecided| {
+                let Some(held) = follow.take_handle(id, undecided)? else { return Ok(None) };
+                let stat = held.file.stat()?;
+                let mut opening = [0; BLOCK];
+                let have = read_up_to(&held.file, &mut opening, 0)?;
+                undecided.opening = Opening::of(&opening[..have]);
+                undecided.see(Seen::of(&stat), now);
+                undecided.measured = Some(stat.len);
+                undecided.handle = Some(held);
+                Ok((stat.len > 0 || undecided.listed).then_some(()))
+            });
+            any |= self.is_done(id, &path, measured.as_ref().map(|_| ()));
+            self.keep_few_handles(id);
+        }
+        any
+    }
+
+    /// Does something with an undecided file, and takes it back out if the answer is nothing.
+    fn with_undecided<T>(
+        &mut self,
+        id: FileId,
+        act: impl FnOnce(&mut Self, &mut Undecided<D::File>) -> io::Result<Option<T>>,
+    ) -> io::Result<Option<T>> {
+        let Some(mut undecided) = self.undecided.remove(&id) else { return Ok(None) };
+        let answer = act(self, &mut undecided);
+        if !matches!(answer, Ok(None)) {
+            self.undecided.insert(id, undecided);
+        }
+        answer
+    }
+
+    /// The open file of an undecided one; `None` when its name stands for another file by now.
+    fn take_handle(
+        &mut self,
+        id: FileId,
+        undecided: &mut Undecided<D::File>,
+    ) -> io::Result<Option<Held<D::File>>> {
+        if let Some(held) = undecided.handle.take() {
+            return Ok(Some(held));
+        }
+        let (file, stat) = open_with_stat(&self.disk, &undecided.path)?;
+        if FileId::of(&stat) != id {
+            self.rescan = true;
+            return Ok(None);
+        }
+        Ok(Some(self.held.hold(file)))
+    }
+
+    /// Notes why a step with an undecided file failed, if it did. Answers whether it did not.
+    fn is_done(&mut self, id: FileId, path: &Path, result: Result<(), &io::Error>) -> bool {
+        match result {
+            Ok(()) => return true,
+            Err(e) if is_absent(e) => {
+                self.undecided.remove(&id);
+            }
+            Err(e) if is_out_of_handles(e) => self.rescan = true,
+            Err(e) => {
+                if let Some(undecided) = self.undecided.get_mut(&id) {
+                    undecided.denied = true;
+                }
+                refused(&mut self.notices, &self.config, path, e, || {
+                    format!("cannot be read: {e}; it is tried again at each scan")
+                });
+            }
+        }
+        false
+    }
+
+    /// Judges the files that were measured, the longest first: an original is never shorter than a
+    /// copy of it. Of two that are as long, the one that was written last is the copy.
+    pub(super) fn decide(&mut self, now: i64, scratch: &mut [u8], budget: &mut u64) {
+        let mut waiting = Waiting::new();
+        let mut order = Vec::new();
+        for (&id, undecided) in &mut self.undecided {
+            if undecided.seen.len > 0 {
+                // One that got its first bytes after the others were measured was there before any
+                // copy of it, even if that is as long by now.
+                let len = undecided.seen.len + u64::from(undecided.measured.is_none());
+                let opening = undecided.opening.bytes().to_vec();
+                waiting.entry(opening).or_default().insert(id, len);
+            }
+            if let Some(measured) = undecided.measured.take() {
+                let age = (undecided.seen.mtime_ms, undecided.birth_ns, undecided.listed);
+                order.push((Reverse(measured), age, undecided.path.clone(), id));
+            }
+        }
+        order.sort();
+        for (Reverse(measured), _, path, id) in order {
+            let Some(undecided) = self.undecided.get(&id) else { continue };
             if undecided.handle.is_none() && !self.make_room() {
                 self.rescan = true;
                 return;
             }
-            match self.decide_one(id, now, scratch, budget) {
-                Ok(()) => {}
-                Err(e) if is_absent(&e) => {
-                    self.undecided.remove(&id);
+            let Some(undecided) = self.undecided.get(&id) else { continue };
+            let opening = undecided.opening;
+            if undecided.postponed < POSTPONED_MAX
+                && is_outlasted(&waiting, id, opening.bytes(), measured)
+            {
+                if let Some(undecided) = self.undecided.get_mut(&id) {
+                    undecided.postponed += 1;
                 }
-                Err(e) if is_out_of_handles(&e) => self.rescan = true,
-                Err(e) => {
-                    if let Some(undecided) = self.undecided.get_mut(&id) {
-                        undecided.denied = true;
-                    }
-                    refused(&mut self.notices, &self.config, &path, &e, || {
-                        format!("cannot be read: {e}; it is tried again at each scan")
-                    });
-                }
+                self.rescan = true;
+                continue;
+            }
+            let decided = self.decide_one(id, now, scratch, budget);
+            self.is_done(id, &path, decided.as_ref().map(|_| ()));
+            if let Some(alike) = waiting.get_mut(opening.bytes()) {
+                alike.remove(&id);
             }
         }
     }
@@ -65,55 +158,33 @@ impl<D: Disk> Follow<D> {
         scratch: &mut [u8],
         budget: &mut u64,
     ) -> io::Result<()> {
-        let Some(mut undecided) = self.undecided.remove(&id) else { return Ok(()) };
-        undecided.denied = false;
-        let held = match undecided.handle.take() {
-            Some(held) => held,
-            None => {
-                let opened = open_with_stat(&self.disk, &undecided.path);
-                match opened {
-                    Ok((file, stat)) if FileId::of(&stat) == id => self.held.hold(file),
-                    Ok(_) => {
-                        self.rescan = true;
-                        return Ok(());
-                    }
-                    Err(e) => {
-                        self.undecided.insert(id, undecided);
-                        return Err(e);
-                    }
-                }
+        let answer = self.with_undecided(id, |follow, undecided| {
+            undecided.denied = false;
+            let Some(held) = follow.take_handle(id, undecided)? else { return Ok(None) };
+            let stat = held.file.stat()?;
+            undecided.see(Seen::of(&stat), now);
+            if stat.len == 0 && !undecided.listed {
+                return Ok(None);
             }
-        };
-        let stat = held.file.stat()?;
-        undecided.see(Seen::of(&stat), now);
-        let gone = !undecided.listed && stat.len == 0;
-        if gone {
-            return Ok(());
-        }
-        let mut head = [0; HEAD];
-        let have = read_up_to(&held.file, &mut head, 0)?;
-        undecided.opening = Opening::of(&head[..have]);
-        let originals = candidates(&self.disk, &mut self.tails, id, &head[..have]);
-        let mut means = Means { scratch, budget: *budget, boot: &self.boot };
-        let verdict =
-            judge(&self.disk, &self.tails, id, &mut undecided, &held.file, &originals, &mut means);
-        *budget = means.budget;
-        let verdict = match verdict {
-            Ok(verdict) => verdict,
-            Err(e) => {
-                self.undecided.insert(id, undecided);
-                return Err(e);
-            }
-        };
-        // An original that has lost its name is let go of soon; then the bytes will tell.
-        let leaving = |of: Key| {
-            self.tails.get(&of).is_some_and(|tail| tail.at.is_none() && tail.handle.is_some())
-        };
-        let waited = now.saturating_sub(undecided.since) >= ms(self.config.copy_patience)
-            && !undecided.waits_for.is_some_and(leaving);
-        self.busy.extend(undecided.waits_for);
-        undecided.handle = Some(held);
-        self.undecided.insert(id, undecided);
+            let mut head = [0; HEAD];
+            let have = read_up_to(&held.file, &mut head, 0)?;
+            undecided.opening = Opening::of(&head[..have]);
+            let Follow { disk, tails, boot, .. } = follow;
+            let originals = candidates(disk, tails, id, &head[..have]);
+            let mut means = Means { scratch, budget: *budget, boot };
+            let verdict = judge(disk, tails, id, undecided, &held.file, &originals, &mut means);
+            *budget = means.budget;
+            undecided.handle = Some(held);
+            // An original that has lost its name is let go of soon; then the bytes will tell.
+            let leaving = |of: Key| {
+                tails.get(&of).is_some_and(|tail| tail.at.is_none() && tail.handle.is_some())
+            };
+            let waited = now.saturating_sub(undecided.since) >= ms(follow.config.copy_patience)
+                && !undecided.waits_for.is_some_and(leaving);
+            follow.busy.extend(undecided.waits_for);
+            Ok(Some((verdict?, waited)))
+        });
+        let Some((verdict, waited)) = answer? else { return Ok(()) };
         match verdict {
             Verdict::Wait if !waited => self.keep_few_handles(id),
             Verdict::Again => self.rescan = true,
@@ -291,4 +362,19 @@ impl<D: Disk> Follow<D> {
             }
         }
     }
+}
+
+/// Files that are not yet judged, with their lengths, by their first bytes; those of files that were
+/// not looked into are not known.
+type Waiting = BTreeMap<Vec<u8>, BTreeMap<FileId, u64>>;
+
+/// Whether another file that is not yet judged begins the same and has become longer than this one
+/// was when it was measured: this one may be the copy, and comes after.
+fn is_outlasted(waiting: &Waiting, id: FileId, opening: &[u8], measured: u64) -> bool {
+    let longer = waiting
+        .range(opening.to_vec()..)
+        .take_while(|(other, _)| other.starts_with(opening))
+        .map(|(_, files)| files);
+    let shorter = (0..opening.len()).filter_map(|len| waiting.get(&opening[..len]));
+    longer.chain(shorter).flatten().any(|(&other, &len)| other != id && len > measured)
 }

@@ -45,6 +45,11 @@ impl<D: Disk> Follow<D> {
 
     /// Deletes positions whose bytes are nowhere to be found.
     pub(super) fn retire(&mut self, listing: &Listing) {
+        for tail in self.tails.values_mut().filter(|tail| tail.at.is_none()) {
+            if tail.handle.is_none() && listing.saw(path_of(&tail.position.origin.path)) {
+                tail.missed = tail.missed.saturating_add(1);
+            }
+        }
         let waited: BTreeSet<Key> = self.undecided.values().filter_map(|u| u.waits_for).collect();
         let lost: Vec<Key> = self
             .tails
