@@ -75,7 +75,10 @@ impl Actors {
     pub(crate) fn are_copying(&self) -> bool {
         let copying = |script: &Script| {
             let next = script.acts.get(script.next);
-            matches!(next, Some(Act::CopyQuarter { .. } | Act::CopyEnd { .. } | Act::Truncate { .. }))
+            matches!(
+                next,
+                Some(Act::CopyQuarter { .. } | Act::CopyEnd { .. } | Act::Truncate { .. })
+            )
         };
         self.scripts.iter().any(copying)
     }
@@ -102,7 +105,9 @@ impl Actors {
         let open: Vec<usize> = (0..self.scripts.len())
             .filter(|&n| self.scripts[n].next < self.scripts[n].acts.len())
             .collect();
-        let Some(&one) = open.get(self.rng.below(open.len() as u64) as usize) else { return Ok(()) };
+        let Some(&one) = open.get(self.rng.below(open.len() as u64) as usize) else {
+            return Ok(());
+        };
         self.act(&disk.door(), one)
     }
 
@@ -125,7 +130,8 @@ impl Actors {
             self.torn = true;
             return self.come_back_torn(&door);
         }
-        let begun: Vec<usize> = (0..self.scripts.len()).filter(|&n| self.scripts[n].begun).collect();
+        let begun: Vec<usize> =
+            (0..self.scripts.len()).filter(|&n| self.scripts[n].begun).collect();
         for script in begun {
             self.act(&door, script)?;
         }
@@ -139,10 +145,16 @@ impl Actors {
             _ => {}
         }
         for script in &mut self.scripts {
-            script.next += usize::from(script.begun && matches!(script.acts[script.next], Act::Append { .. }));
+            script.next +=
+                usize::from(script.begun && matches!(script.acts[script.next], Act::Append { .. }));
             script.begun = false;
-            if matches!(script.acts.get(script.next), Some(Act::CopyQuarter { .. } | Act::CopyEnd { .. })) {
-                while let Act::CopyQuarter { to, .. } | Act::CopyEnd { to } = &script.acts[script.next] {
+            if matches!(
+                script.acts.get(script.next),
+                Some(Act::CopyQuarter { .. } | Act::CopyEnd { .. })
+            ) {
+                while let Act::CopyQuarter { to, .. } | Act::CopyEnd { to } =
+                    &script.acts[script.next]
+                {
                     absent_is_fine(door.remove(Path::new(to)))?;
                     script.next -= 1;
                 }
@@ -287,7 +299,8 @@ impl Actors {
         }
         match door.link(from, to) {
             // Done before the power went.
-            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {}
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {}
             linked => linked?,
         }
         door.sync_dir(Path::new(IN))?;

@@ -40,7 +40,11 @@ impl Tally {
 /// When the run without a death already fails.
 pub fn every_point(seed: u64, kind: Kind) -> Result<Vec<Case>, Box<Failure>> {
     let points = run(&Case::whole(seed, kind))?.points;
-    let case = |point| Case { point: Some(point), again: again(seed, point, 4), ..Case::whole(seed, kind) };
+    let case = |point| Case {
+        point: Some(point),
+        again: again(seed, point, 4),
+        ..Case::whole(seed, kind)
+    };
     Ok((1..=points).map(case).collect())
 }
 

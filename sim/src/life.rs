@@ -30,7 +30,7 @@ use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
 use thalweg_streams::state::forgetful::ForgetfulStore;
-use thalweg_streams::{App, Stepped, Step as TaskStep};
+use thalweg_streams::{App, Step as TaskStep, Stepped};
 
 use crate::actors::Actors;
 use crate::pipeline::{COUNTS, EVENTS, LATE, LATEST, RAW, pipeline};
@@ -95,7 +95,12 @@ pub(crate) struct Surroundings<'a> {
 }
 
 /// Opens the log of the run.
-pub(crate) fn open_log(plan: &Plan, disk: &SimDisk, clock: &Clock, seed: u64) -> thalweg_core::Result<Arc<Engine<SimDisk>>> {
+pub(crate) fn open_log(
+    plan: &Plan,
+    disk: &SimDisk,
+    clock: &Clock,
+    seed: u64,
+) -> thalweg_core::Result<Arc<Engine<SimDisk>>> {
     let config = LogConfig {
         level: plan.kind.level(),
         internal_segment_bytes: plan.internal_segment_bytes,
@@ -103,8 +108,7 @@ pub(crate) fn open_log(plan: &Plan, disk: &SimDisk, clock: &Clock, seed: u64) ->
         ..LogConfig::default()
     };
     let entropy = Entropy::seeded(seed);
-    let engine =
-        Engine::open(disk.clone(), DATA, config, Runtime::Inline, clock.clone(), entropy);
+    let engine = Engine::open(disk.clone(), DATA, config, Runtime::Inline, clock.clone(), entropy);
     Ok(Arc::new(block_on(engine)?))
 }
 
@@ -247,13 +251,20 @@ impl Spine {
     }
 
     /// As log_etl ends: source, pipeline, sink, log.
-    fn end(mut self, around: &mut Surroundings<'_>, mode: Mode, deeds: &mut Deeds) -> Result<(), String> {
+    fn end(
+        mut self,
+        around: &mut Surroundings<'_>,
+        mode: Mode,
+        deeds: &mut Deeds,
+    ) -> Result<(), String> {
         block_on(async {
             match mode {
                 Mode::Once { .. } => {
                     self.app.end_of_input().await.map_err(failed("the end of input"))?;
                 }
-                Mode::Follow => self.source.finish().await.map_err(failed("stopping the source"))?,
+                Mode::Follow => {
+                    self.source.finish().await.map_err(failed("stopping the source"))?
+                }
             }
             self.look_around(around)?;
             deeds.late = self.app.stats().await.map_err(failed("the counters"))?.late;
@@ -268,7 +279,11 @@ impl Spine {
 }
 
 fn topic_config(plan: &Plan) -> TopicConfig {
-    TopicConfig { segment_bytes: plan.segment_bytes, index_interval_bytes: 200, ..TopicConfig::default() }
+    TopicConfig {
+        segment_bytes: plan.segment_bytes,
+        index_interval_bytes: 200,
+        ..TopicConfig::default()
+    }
 }
 
 /// Topics that the pipeline would make itself, with segments that roll. Made as often as it takes.
@@ -329,7 +344,8 @@ async fn open_sink(
         buffer_bytes: 1000,
         ..FileSinkConfig::new(Path::new(OUT), folders())
     };
-    let sink = FileSink::claim(disk.clone(), files, log.id(), nonce).map_err(failed("claiming OUT"))?;
+    let sink =
+        FileSink::claim(disk.clone(), files, log.id(), nonce).map_err(failed("claiming OUT"))?;
     let config = SinkConfig {
         partition_bytes: plan.fetch_bytes,
         ..SinkConfig::new(SINK, folders().map(|(topic, _)| topic))

@@ -196,7 +196,8 @@ impl Seen<'_> {
     /// Opens the log once more: everything is decided, nothing is left over, and what it holds is
     /// what the files hold. Answers how many segments the raw topic has.
     pub(crate) fn check_log(&self, clock: &Clock) -> Result<usize, String> {
-        let log = open_log(self.plan, self.disk, clock, 1).map_err(|e| format!("opening the log: {e}"))?;
+        let log = open_log(self.plan, self.disk, clock, 1)
+            .map_err(|e| format!("opening the log: {e}"))?;
         log.check_coordinators().map_err(|e| format!("the coordinators: {e}"))?;
         let failed = |e: thalweg_core::Error| format!("the log: {e}");
         for topic in block_on(log.topics()).map_err(failed)? {
@@ -225,9 +226,15 @@ impl Seen<'_> {
     }
 
     /// The files of each partition, one behind the other, are what the log has committed.
-    fn check_copies(&self, folder: &str, written: &BTreeMap<String, Vec<u8>>) -> Result<(), String> {
+    fn check_copies(
+        &self,
+        folder: &str,
+        written: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<(), String> {
         let mut held: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        for (name, bytes) in self.files.iter().filter(|(name, _)| name.split('/').next() == Some(folder)) {
+        for (name, bytes) in
+            self.files.iter().filter(|(name, _)| name.split('/').next() == Some(folder))
+        {
             let partition = &name[..=name.rfind('-').unwrap_or(0)];
             held.entry(partition.to_owned()).or_default().extend_from_slice(bytes);
         }
@@ -242,9 +249,14 @@ impl Seen<'_> {
         let failed = |e: thalweg_core::Error| format!("the sink's position of {at}: {e}");
         let end = block_on(log.offsets(at)).map_err(failed)?.end;
         let group = format!("connect-{SINK}");
-        let stored = block_on(log.committed_offsets(&group, std::slice::from_ref(at))).map_err(failed)?;
+        let stored =
+            block_on(log.committed_offsets(&group, std::slice::from_ref(at))).map_err(failed)?;
         let Some(Some(commit)) = stored.first() else {
-            return if end == 0 { Ok(()) } else { Err(format!("the sink has no position of {at}")) };
+            return if end == 0 {
+                Ok(())
+            } else {
+                Err(format!("the sink has no position of {at}"))
+            };
         };
         // Behind the position only markers may lie: lines would be missing from the files.
         let name = commit.metadata.rsplit(' ').next().filter(|name| name.ends_with(".ndjson"));
@@ -259,9 +271,7 @@ impl Seen<'_> {
     /// No temporaries in OUT nor in the log.
     fn check_left_overs(&self) -> Result<usize, String> {
         let disk = self.disk.door_outside();
-        let names = |dir: &Path| {
-            disk.list(dir).map_err(|e| format!("{}: {e}", dir.display()))
-        };
+        let names = |dir: &Path| disk.list(dir).map_err(|e| format!("{}: {e}", dir.display()));
         if let Some(left) = names(&Path::new(OUT).join(".tmp"))?.first() {
             return Err(format!("a temporary is left: {}", left.name.display()));
         }

@@ -238,7 +238,9 @@ impl<'a> Machine<'a> {
                     self.disk = self.disk.restart();
                     return Ok(());
                 }
-                Err(End::Failed(what)) => return Err(format!("{mode:?}, life {}: {what}", self.lives)),
+                Err(End::Failed(what)) => {
+                    return Err(format!("{mode:?}, life {}: {what}", self.lives));
+                }
                 Err(End::Died) => self.revive_dead()?,
             }
         }

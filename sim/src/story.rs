@@ -43,18 +43,43 @@ pub(crate) struct Line {
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     /// Writes at the end of a file, created when missing. `starts`: which lines begin where in it.
-    Append { path: String, bytes: Vec<u8>, starts: Vec<(usize, u64)> },
+    Append {
+        path: String,
+        bytes: Vec<u8>,
+        starts: Vec<(usize, u64)>,
+    },
     /// Gives a log its next file.
-    Create { path: String },
-    Rename { from: String, to: String },
-    CopyBegin { from: String, to: String },
+    Create {
+        path: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    CopyBegin {
+        from: String,
+        to: String,
+    },
     /// Copies this quarter of the file.
-    CopyQuarter { from: String, to: String, quarter: u64 },
-    CopyEnd { to: String },
-    Truncate { path: String },
+    CopyQuarter {
+        from: String,
+        to: String,
+        quarter: u64,
+    },
+    CopyEnd {
+        to: String,
+    },
+    Truncate {
+        path: String,
+    },
     /// Writes at the end of a file that holds no lines.
-    Put { path: String, bytes: Vec<u8> },
-    Remove { path: String },
+    Put {
+        path: String,
+        bytes: Vec<u8>,
+    },
+    Remove {
+        path: String,
+    },
 }
 
 /// All of it.
@@ -203,7 +228,8 @@ impl Teller {
             bytes: bytes.to_vec(),
             starts,
         };
-        let (first, second): (Vec<_>, Vec<_>) = starts.into_iter().partition(|start| start.1 < cut as u64);
+        let (first, second): (Vec<_>, Vec<_>) =
+            starts.into_iter().partition(|start| start.1 < cut as u64);
         let second = second.into_iter().map(|(line, at)| (line, at - cut as u64));
         [act(&bytes[..cut], first), act(&bytes[cut..], second.collect())]
     }

@@ -186,7 +186,10 @@ impl Producer {
     /// # Errors
     /// `Unknown` for a topic that does not exist; `Stopped` after an earlier batch was refused for
     /// good: open a new producer.
-    #[expect(clippy::await_holding_lock, reason = "dropped before: the guard is not Send, the future is")]
+    #[expect(
+        clippy::await_holding_lock,
+        reason = "dropped before: the guard is not Send, the future is"
+    )]
     pub async fn send(&self, topic: &str, record: Record) -> Result<Sent> {
         let shared = &self.shared;
         loop {

@@ -28,7 +28,10 @@ pub(crate) fn path_of(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
 }
 
 /// Where lookups of a segment go.
-#[expect(clippy::large_enum_variant, reason = "segments are few, and lookups are on the way of every fetch")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "segments are few, and lookups are on the way of every fetch"
+)]
 enum Index<F> {
     /// In memory: the segment is, or was in this process, the active one.
     Growing(GrowingIndex),
