@@ -1,5 +1,5 @@
-//! The line decoder and the independent reference read the same lines in the same way: lines of every
-//! format, lines broken at random, and every shape that has two readings.
+//! The line decoder and the independent reference read the same lines in the same way: lines of
+//! every format, lines broken at random, and every shape that has two readings.
 
 use reference::generate::line::{Lines, TWO_READINGS};
 use reference::random::Random;

@@ -55,8 +55,8 @@ fn every_line_becomes_its_event_exactly_once() {
     }
 }
 
-/// Tried: binary and compressed files, an unreadable one, a named pipe, a path that leads nowhere; folders below the
-/// folder are not inputs at all.
+/// Tried: binary and compressed files, an unreadable one, a named pipe, a path that leads nowhere;
+/// folders below the folder are not inputs at all.
 #[test]
 fn skipped_inputs_are_named_and_the_rest_is_read() {
     let place = Folders::new();
@@ -92,7 +92,8 @@ fn skipped_inputs_are_named_and_the_rest_is_read() {
     check_first("with skipped inputs", &events(&files), &read(&place));
 }
 
-/// Tried: a file named twice, by folder, glob and relative path; a glob over OUT and DATA themselves.
+/// Tried: a file named twice, by folder, glob and relative path; a glob over OUT and DATA
+/// themselves.
 #[test]
 fn a_file_named_twice_is_read_once_and_own_folders_never() {
     let place = Folders::new();
@@ -145,8 +146,9 @@ fn second_lines(random: &mut Random, first: &[Event], closed: i64) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Tried: lines appended after a completed run, older, at the edge of, and newer than what was closed,
-/// with one task (then the reference knows the edge) and with several (then it knows it per key).
+/// Tried: lines appended after a completed run, older, at the edge of, and newer than what was
+/// closed, with one task (then the reference knows the edge) and with several (then it knows it per
+/// key).
 #[test]
 fn late_lines_are_those_whose_minute_was_closed() {
     for (seed, partitions) in [(1, "1"), (3, "4")] {
@@ -212,9 +214,9 @@ fn append(file: &FileInput, start: usize) {
 
 /// Which lines of the second run must be late, and which may.
 ///
-/// Minutes are closed per task: up to `closed` when there is one task. With several, at least up to the
-/// last minute of the line's own key, at most up to `closed`. A minute that was emitted ahead of the
-/// clock, or from raw lines, was remembered by itself: its key must not be emitted again.
+/// Minutes are closed per task: up to `closed` when there is one task. With several, at least up to
+/// the last minute of the line's own key, at most up to `closed`. A minute that was emitted ahead
+/// of the clock, or from raw lines, was remembered by itself: its key must not be emitted again.
 fn lateness(
     first: &[Event],
     second: &[Event],

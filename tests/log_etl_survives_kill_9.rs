@@ -1,5 +1,5 @@
-//! `log_etl` follows files that grow and rotate, and is killed with SIGKILL again and again: in the end
-//! no line is lost, none is doubled, and every minute was counted once.
+//! `log_etl` follows files that grow and rotate, and is killed with SIGKILL again and again: in the
+//! end no line is lost, none is doubled, and every minute was counted once.
 //!
 //! ```text
 //! THALWEG_KILLS=50      kills of a run; 5 when not set
@@ -7,8 +7,8 @@
 //! THALWEG_SOAK=3600     runs of one seed after the other for so many seconds
 //! ```
 //!
-//! The seed decides what is written, how files rotate and when a kill is due; how far the program has
-//! come by then is the machine's choice, which is the point of the test.
+//! The seed decides what is written, how files rotate and when a kill is due; how far the program
+//! has come by then is the machine's choice, which is the point of the test.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,8 +62,8 @@ enum Moment {
 }
 
 impl Moment {
-    /// The first run is long enough for outputs to appear, and for a checkpoint to be made; then all
-    /// kinds take turns.
+    /// The first run is long enough for outputs to appear, and for a checkpoint to be made; then
+    /// all kinds take turns.
     fn of(kill: u64, random: &mut Random) -> Self {
         match kill % 8 {
             0 => Self::Rolled,
@@ -194,8 +194,8 @@ fn check_committed(
     now
 }
 
-/// From the line `state: loaded checkpoint of N tasks, replayed M records`; 0 when the run was killed
-/// before it said so.
+/// From the line `state: loaded checkpoint of N tasks, replayed M records`; 0 when the run was
+/// killed before it said so.
 fn checkpoints_loaded(words: &str) -> u64 {
     let line = words.lines().find_map(|line| line.strip_prefix("state: loaded checkpoint of "));
     line.map_or(0, |rest| {

@@ -1,5 +1,5 @@
-//! The reference itself, line by line against the contract, and the comparer against outputs with one
-//! fault each: a reference that nobody checks proves nothing.
+//! The reference itself, line by line against the contract, and the comparer against outputs with
+//! one fault each: a reference that nobody checks proves nothing.
 
 use reference::compare::{self, Origin};
 use reference::generate::line::{Lines, TWO_READINGS};

@@ -372,12 +372,18 @@ impl<D: Disk> FileSource<D> {
         if stat.len < tail.offset() {
             return self.settle(key);
         }
-        if tail.offset() == 0 && !tail.position.text {
+        if tail.offset() == 0 {
+            // There is no mark yet to be compared before the first line.
             let scratch = &mut self.reader.scratch()[..JUDGED];
             let have = read_up_to(&held.file, scratch, 0).map_err(Failure::Read)?;
-            let path = tail.name();
-            if let Some(why) = looks_binary(&scratch[..have]) {
-                self.follow.notices.trouble(path, Trouble::Binary, || {
+            let head = &scratch[..have];
+            if !head.starts_with(tail.position.opening.bytes()) {
+                return self.settle(key);
+            }
+            if !tail.position.text
+                && let Some(why) = looks_binary(head)
+            {
+                self.follow.notices.trouble(tail.name(), Trouble::Binary, || {
                     format!("skipped: {why}; give it as text, or leave it out")
                 });
                 tail.binary = true;

@@ -137,7 +137,8 @@ fn late_are_events(output: &Output) -> Vec<String> {
     wrong
 }
 
-/// `late` against what the caller knows: it holds all of `must` and nothing outside `must` and `may`.
+/// `late` against what the caller knows: it holds all of `must` and nothing outside `must` and
+/// `may`.
 pub(crate) fn late(
     must: &BTreeSet<Origin>,
     may: &BTreeSet<Origin>,
@@ -152,8 +153,9 @@ pub(crate) fn late(
     missing.chain(surplus.map(|line| format!("late without cause: {}", show(line)))).collect()
 }
 
-/// `latest` against the fold over `events`: each change shows an event, time never goes back, and the
-/// last change shows the winner.
+/// `latest` against the fold over `events`: each change shows an event, time never goes back, and
+/// the last change shows the winner. Changes are keyed by program, so those of one program lie in one
+/// partition, whose files have their order in their names.
 pub(crate) fn latest(output: &Output) -> Vec<String> {
     let mut wrong = Vec::new();
     let happened: BTreeSet<(&str, i64, &str)> =

@@ -1,6 +1,7 @@
 //! One line -> time, program, severity, message: JSON, else syslog 3164, else ISO, else raw.
 //!
-//! Each line is judged alone. A format that fails in any part takes nothing and the next one is tried.
+//! Each line is judged alone. A format that fails in any part takes nothing and the next one is
+//! tried.
 
 use super::severity::{self, Severity};
 use super::time::{self, Civil, days_in_month};
@@ -68,11 +69,11 @@ impl Found {
     }
 }
 
-/// Decisions, all from "the first usable in that order": a time is usable when it is an RFC 3339 string
-/// or a number that gives a year 1-9999, and an object without one fails the format (only raw lines have
-/// no time of their own); a program when it is a string that is not empty; a severity when it is a
-/// string that is one of the words; a message always, `null` too (it "is no string"). Of a doubled key
-/// the last counts.
+/// Decisions, all from "the first usable in that order": a time is usable when it is an RFC 3339
+/// string or a number that gives a year 1-9999, and an object without one fails the format (only
+/// raw lines have no time of their own); a program when it is a string that is not empty; a
+/// severity when it is a string that is one of the words; a message always, `null` too (it "is no
+/// string"). Of a doubled key the last counts.
 fn from_json(line: &str) -> Option<Found> {
     let members = json::object(line)?;
     let get = |key: &&str| members.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v);
@@ -161,9 +162,9 @@ fn from_iso(line: &str) -> Option<Found> {
 
 /// `host tag[pid]: text` or `host tag: text` -> tag, text without leading spaces.
 ///
-/// Decisions: words end at U+0020. The host is a word that does not end in a colon (`error: db: gone` is
-/// text), the tag a word that does; what stands in brackets at its end is no part of the tag, whatever
-/// it is, because programs write more than numbers there.
+/// Decisions: words end at U+0020. The host is a word that does not end in a colon (`error: db:
+/// gone` is text), the tag a word that does; what stands in brackets at its end is no part of the
+/// tag, whatever it is, because programs write more than numbers there.
 fn host_and_tag(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_once(' ')?;
     let (word, message) = rest.split_once(' ').unwrap_or((rest, ""));

@@ -1,8 +1,8 @@
 //! Folders of log files from a seed: realistic lines, and what real machines do to them.
 //!
-//! A third of the lines each is JSON, syslog and ISO, some are raw; every file mixes programs, times go
-//! back and forth within an hour, ends of lines differ, the last line may have none. Files that must be
-//! skipped can lie among them. The same seed gives the same folder.
+//! A third of the lines each is JSON, syslog and ISO, some are raw; every file mixes programs,
+//! times go back and forth within an hour, ends of lines differ, the last line may have none. Files
+//! that must be skipped can lie among them. The same seed gives the same folder.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -42,7 +42,8 @@ pub(crate) fn set_mtime(path: &Path, ms: i64) -> std::io::Result<()> {
     File::options().append(true).open(path)?.set_modified(at)
 }
 
-/// The hour around which a seed's lines lie: turns of years, a leap day, an ordinary noon. All past.
+/// The hour around which a seed's lines lie: turns of years, a leap day, an ordinary noon. All
+/// past.
 pub(crate) fn noon(seed: u64) -> i64 {
     let at = |year, month, day, hour, minute| {
         let civil = Civil { year, month, day, hour, minute, second: 7, millis: 0 };

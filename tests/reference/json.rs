@@ -15,12 +15,12 @@ pub(crate) enum Value<'a> {
     Other(&'a str),
 }
 
-/// The members of the object that `line` is, in the order written, doubled keys included; `None` when
-/// it is anything else.
+/// The members of the object that `line` is, in the order written, doubled keys included; `None`
+/// when it is anything else.
 ///
-/// Decision: half a surrogate pair (`\ud800`) is no Unicode text, so such a line is no readable object.
-/// RFC 8259 lets a reader set limits: objects and arrays lie at most 127 deep, and a number is one that
-/// a double can hold.
+/// Decision: half a surrogate pair (`\ud800`) is no Unicode text, so such a line is no readable
+/// object. RFC 8259 lets a reader set limits: objects and arrays lie at most 127 deep, and a number
+/// is one that a double can hold.
 pub(crate) fn object(line: &str) -> Option<Vec<(String, Value<'_>)>> {
     let mut reader = Reader { text: line, at: 0 };
     let mut members = Vec::new();

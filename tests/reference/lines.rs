@@ -19,9 +19,10 @@ pub(crate) struct Line<'a> {
 
 /// All lines, also empty ones, also a last one without a newline.
 ///
-/// Decisions: what stands before the newline is cut first, then one `\r` at its end goes, so 131,072
-/// bytes and `\r\n` count as cut although they lose nothing else. A last line without a newline is taken
-/// as if it had come. A cut goes through a character where it must; its rest becomes U+FFFD.
+/// Decisions: what stands before the newline is cut first, then one `\r` at its end goes, so
+/// 131,072 bytes and `\r\n` count as cut although they lose nothing else. A last line without a
+/// newline is taken as if it had come. A cut goes through a character where it must; its rest
+/// becomes U+FFFD.
 pub(crate) fn split(bytes: &[u8]) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     let mut start = 0;
@@ -42,8 +43,8 @@ pub(crate) fn split(bytes: &[u8]) -> Vec<Line<'_>> {
 
 /// Why a file that begins with these bytes is named and skipped, if it is.
 ///
-/// Decision: the contract says "a compression magic" without a list; these are gzip, zstd, xz, bzip2
-/// and lz4 (frames).
+/// Decision: the contract says "a compression magic" without a list; these are gzip, zstd, xz,
+/// bzip2 and lz4 (frames).
 pub(crate) fn skipped(bytes: &[u8]) -> Option<&'static str> {
     let magics: [(&[u8], &str); 5] = [
         (&[0x1f, 0x8b], "gzip"),

@@ -1,9 +1,10 @@
 //! What `log_etl` has to write, worked out a second time and by other means.
 //!
-//! This is the independent reference: plain standard library, not one line shared with the workspace
-//! (no crate of ours, no JSON library, no calendar library). It is slow and simple on purpose. Where
-//! it and the program disagree, one of them is wrong, or the contract has two readings; the readings
-//! taken here are marked *Decision* and listed in [`generate::TWO_READINGS`].
+//! This is the independent reference: plain standard library, not one line shared with the
+//! workspace (no crate of ours, no JSON library, no calendar library). It is slow and simple on
+//! purpose. Where it and the program disagree, one of them is wrong, or the contract has two
+//! readings; the readings taken here are marked *Decision* and listed in
+//! [`generate::TWO_READINGS`].
 //!
 //! ```text
 //! files (path, bytes, mtime) -> lines -> formats -> Event*  --folds--> counts, latest
@@ -11,10 +12,10 @@
 //!                      OUT folder -> output::Output --+--> compare: sentences, empty when equal
 //! ```
 //!
-//! Always true here: the zone is UTC (programs under test run with `TZ=UTC`); times are milliseconds
-//! since 1970; nothing depends on the clock. A raw line's time is the moment it was appended, which no
-//! reference can know, so it is [`Stamp::Append`]: any time is accepted, and what is folded from it is
-//! folded from the time the program showed.
+//! Always true here: the zone is UTC (programs under test run with `TZ=UTC`); times are
+//! milliseconds since 1970; nothing depends on the clock. A raw line's time is the moment it was
+//! appended, which no reference can know, so it is [`Stamp::Append`]: any time is accepted, and
+//! what is folded from it is folded from the time the program showed.
 #![allow(dead_code, reason = "each test program that includes this uses its own part of it")]
 
 pub(crate) mod compare;
@@ -69,8 +70,8 @@ pub(crate) fn events(files: &[FileInput]) -> Vec<Event> {
     files.iter().flat_map(|file| events_from(file, 0)).collect()
 }
 
-/// The events of one file from byte `start`, where a line begins: what a run finds that was already at
-/// `start` before. The last line counts also without a newline.
+/// The events of one file from byte `start`, where a line begins: what a run finds that was already
+/// at `start` before. The last line counts also without a newline.
 pub(crate) fn events_from(file: &FileInput, start: usize) -> Vec<Event> {
     if lines::skipped(&file.bytes).is_some() {
         return Vec::new();

@@ -1,8 +1,8 @@
 //! Reads an OUT folder back: every committed line of `events`, `counts`, `late` and `latest`.
 //!
-//! Only names that end in `.ndjson` count. In them every line must be whole, end in a newline, be UTF-8
-//! and be one object with exactly the fields of the contract; anything else is an error that names file
-//! and line.
+//! Only names that end in `.ndjson` count. In them every line must be whole, end in a newline, be
+//! UTF-8 and be one object with exactly the fields of the contract; anything else is an error that
+//! names file and line.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,7 +43,8 @@ pub(crate) struct LatestLine {
     pub(crate) at: Place,
 }
 
-/// `events/name.ndjson:12`. Equal to every other place: two objects are the same wherever they stand.
+/// `events/name.ndjson:12`. Equal to every other place: two objects are the same wherever they
+/// stand.
 #[derive(Clone, Debug, Eq)]
 pub(crate) struct Place(pub(crate) String);
 

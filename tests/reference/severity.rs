@@ -42,11 +42,12 @@ pub(crate) fn of_pri(pri: u32) -> Severity {
     }
 }
 
-/// What the message says when its format named no level: its first word if that is a level; else the
-/// first word that means error or warn, wherever it stands; else info.
+/// What the message says when its format named no level: its first word if that is a level; else
+/// the first word that means error or warn, wherever it stands; else info.
 ///
-/// Decision: "letters, digits and `_`" are Unicode's (`char::is_alphanumeric`), so `Überfail` is one
-/// word and no failure; the first word is the first such run, whatever stands before it (`[ERROR] ..`).
+/// Decision: "letters, digits and `_`" are Unicode's (`char::is_alphanumeric`), so `Überfail` is
+/// one word and no failure; the first word is the first such run, whatever stands before it
+/// (`[ERROR] ..`).
 pub(crate) fn of_message(message: &str) -> Severity {
     let mut words =
         message.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty());

@@ -19,8 +19,8 @@ pub(crate) struct Civil {
 impl Civil {
     /// Milliseconds since 1970; `None` for a date that does not exist or a year outside 1-9999.
     ///
-    /// Decision: the year is judged as written *and* in UTC, since `9999-12-31T23:59:59-01:00` could not
-    /// be shown. Second 60 is 59.999 in any minute, whatever fraction follows it.
+    /// Decision: the year is judged as written *and* in UTC, since `9999-12-31T23:59:59-01:00`
+    /// could not be shown. Second 60 is 59.999 in any minute, whatever fraction follows it.
     pub(crate) fn utc(self, zone_minutes: i64) -> Option<i64> {
         let possible = (1..=9999).contains(&self.year)
             && (1..=12).contains(&self.month)
@@ -84,8 +84,8 @@ pub(crate) fn window_start(ms: i64) -> i64 {
 
 /// A whole text as RFC 3339: date, time, zone.
 ///
-/// Decision: strictly the RFC, with the two freedoms it gives: `t`, `z` in small letters, and a space
-/// for the `T`. A zone is demanded: without one it is no RFC 3339 time, hence not usable.
+/// Decision: strictly the RFC, with the two freedoms it gives: `t`, `z` in small letters, and a
+/// space for the `T`. A zone is demanded: without one it is no RFC 3339 time, hence not usable.
 pub(crate) fn rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let (mut civil, rest) = date_time(bytes, b"Tt ")?;
@@ -99,11 +99,11 @@ pub(crate) fn rfc3339(text: &str) -> Option<i64> {
     civil.utc(zone)
 }
 
-/// What a line begins with as ISO: `YYYY-MM-DD[T ]hh:mm:ss[.,fraction][Z|+hh:mm|+hhmm]`, and the rest of
-/// the line.
+/// What a line begins with as ISO: `YYYY-MM-DD[T ]hh:mm:ss[.,fraction][Z|+hh:mm|+hhmm]`, and the
+/// rest of the line.
 ///
-/// Decision: nothing is demanded of the byte that follows. A sign without four digits is no zone and
-/// belongs to the message; a zone with digits that no clock has (`+25:00`) fails the format.
+/// Decision: nothing is demanded of the byte that follows. A sign without four digits is no zone
+/// and belongs to the message; a zone with digits that no clock has (`+25:00`) fails the format.
 pub(crate) fn iso(line: &str) -> Option<(i64, &str)> {
     let (mut civil, rest) = date_time(line.as_bytes(), b"T ")?;
     let (millis, rest) = fraction(rest, b".,");
@@ -150,8 +150,8 @@ fn fraction<'a>(text: &'a [u8], points: &[u8]) -> (i64, &'a [u8]) {
     (digit(0) * 100 + digit(1) * 10 + digit(2), &after[length..])
 }
 
-/// A zone at the start of `text`, in minutes, and what follows. `None`: no zone there. `Some(None)`: a
-/// zone that no clock has.
+/// A zone at the start of `text`, in minutes, and what follows. `None`: no zone there.
+/// `Some(None)`: a zone that no clock has.
 #[expect(clippy::option_option, reason = "no zone and an impossible zone are two outcomes")]
 fn zone_hours(text: &[u8]) -> Option<Option<(i64, &[u8])>> {
     let (sign, text) = match text.split_first()? {
@@ -173,10 +173,12 @@ pub(crate) fn digits(text: &[u8], count: usize) -> Option<(i64, &[u8])> {
         .then(|| (head.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0')), rest))
 }
 
-/// A JSON number as a time: by its size seconds, milliseconds, microseconds or nanoseconds since 1970.
+/// A JSON number as a time: by its size seconds, milliseconds, microseconds or nanoseconds since
+/// 1970.
 ///
-/// The digits are cut as they are written, so no binary fraction comes near them, and an exponent only
-/// moves the point. Decision: every negative number is below 1e11, hence seconds, cut towards zero.
+/// The digits are cut as they are written, so no binary fraction comes near them, and an exponent
+/// only moves the point. Decision: every negative number is below 1e11, hence seconds, cut towards
+/// zero.
 pub(crate) fn epoch(number: &str) -> Option<i64> {
     let (negative, number) = match number.strip_prefix('-') {
         Some(rest) => (true, rest),

@@ -1,14 +1,14 @@
-//! Programs that write log files, and a rotator that moves the files away under them: four files, each
-//! line with an id that no other line has.
+//! Programs that write log files, and a rotator that moves the files away under them: four files,
+//! each line with an id that no other line has.
 //!
 //! ```text
-//! rename:        web.log.1 -> web.log.2   web.log -> web.log.1   (lines still go there)   new web.log
+//! rename:        web.log.1 -> web.log.2   web.log -> web.log.1   (lines go there)   new web.log
 //! copytruncate:  app.log.1 -> app.log.2   app.log copied to app.log.1 in pieces   app.log cut to 0
 //! ```
 //!
 //! Nothing is written between a copy's end and the truncation (no reader of files could save such
-//! lines), files are rotated when they hold several KiB (below 1 KiB a copy cannot be told from a new
-//! file), and no file is deleted. Everything else happens at any time.
+//! lines), files are rotated when they hold several KiB (below 1 KiB a copy cannot be told from a
+//! new file), and no file is deleted. Everything else happens at any time.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

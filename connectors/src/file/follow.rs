@@ -127,7 +127,10 @@ impl<D: Disk> Follow<D> {
                 tails.insert(position.key, Tail::new(position));
             }
         }
+        self.retired.clear();
         let before = std::mem::replace(&mut self.tails, tails);
+        self.new_folder = self.tails.is_empty();
+        self.count_generations();
         let undecided = std::mem::take(&mut self.undecided);
         let followed = before
             .into_iter()
@@ -135,24 +138,32 @@ impl<D: Disk> Follow<D> {
         let waiting = undecided.into_iter().filter_map(|(id, u)| Some((id, (u.path, u.handle?))));
         self.kept.extend(followed.chain(waiting));
         for (id, (path, held)) in std::mem::take(&mut self.kept) {
-            let tail = current(&self.tails, id).and_then(|key| self.tails.get_mut(&key));
-            match tail {
-                Some(tail) if tail.position.twin.is_none() => tail.handle = Some(held),
-                Some(_) => {}
-                None => {
-                    self.kept.insert(id, (path, held));
-                }
+            let key = current(&self.tails, id);
+            if let Some(key) = key
+                && self.is_other(key, &held)
+            {
+                self.set_aside(key);
+            } else if let Some(tail) = key.and_then(|key| self.tails.get_mut(&key)) {
+                tail.handle = tail.position.twin.is_none().then_some(held);
+                continue;
             }
+            self.kept.insert(id, (path, held));
         }
         for list in [&mut self.touched, &mut self.dirty, &mut self.hot] {
             list.clear();
         }
         self.queue.clear();
-        self.retired.clear();
-        self.count_generations();
         self.scans = 0;
-        self.new_folder = self.tails.is_empty();
         Ok(())
+    }
+
+    /// Whether an open file holds something else than its position says.
+    fn is_other(&self, key: Key, held: &Held<D::File>) -> bool {
+        let agreement = held
+            .file
+            .stat()
+            .and_then(|stat| compare(&held.file, &stat, &self.tails[&key].position, &self.boot));
+        matches!(agreement, Ok(Agreement::Other))
     }
 
     /// One look at everything.

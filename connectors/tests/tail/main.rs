@@ -2,10 +2,13 @@
 
 mod bad_input;
 mod copies;
+mod files;
 mod following;
 mod lines;
 mod model;
 mod power;
+mod racing;
 mod real;
 mod rotation;
+mod rotators;
 mod world;

@@ -14,9 +14,12 @@ use futures::executor::block_on;
 use thalweg_connectors::error::{Error, Result};
 use thalweg_connectors::file::{FileSource, FileSourceConfig, Notice};
 use thalweg_connectors::source::{Outbox, Polled, Position, Positions, Source, Split};
+use thalweg_core::disk::Disk;
 use thalweg_core::disk::sim::{Crash, SimDisk};
-use thalweg_core::disk::{Disk, DiskFile, Open, read_file, write_all_at};
 use thalweg_core::ids::Timestamp;
+
+use crate::files::Files;
+use crate::racing::{Between, RacingDisk};
 
 pub(crate) const PARTITIONS: u32 = 3;
 
@@ -106,8 +109,10 @@ pub(crate) struct World {
     /// Everybody else's.
     pub(crate) hand: SimDisk,
     pub(crate) config: FileSourceConfig,
-    now: Arc<AtomicI64>,
-    source: FileSource<SimDisk>,
+    /// What others do between any two calls of the source.
+    pub(crate) between: Between,
+    pub(crate) now: Arc<AtomicI64>,
+    source: FileSource<RacingDisk>,
     pub(crate) stored: Positions,
     pub(crate) batch: Batch,
     pub(crate) delivered: Vec<Delivered>,
@@ -127,11 +132,14 @@ impl World {
         hand.sync_dir(Path::new("/")).expect("sync");
         let now = Arc::new(AtomicI64::new(1_000_000));
         disk.set_time(1_000_000);
-        let source = open_source(&disk, &config, &now, &Positions::new());
+        let between = Between::default();
+        let racing = RacingDisk { disk: disk.clone(), between: between.clone() };
+        let source = open_source(racing, &config, &now, &Positions::new());
         Self {
             disk,
             hand,
             config,
+            between,
             now,
             source,
             stored: Positions::new(),
@@ -142,10 +150,6 @@ impl World {
     }
 
     // Time and the runner.
-
-    pub(crate) fn now(&self) -> i64 {
-        self.now.load(Ordering::Relaxed)
-    }
 
     pub(crate) fn wait(&mut self, ms: i64) {
         let now = self.now.fetch_add(ms, Ordering::Relaxed) + ms;
@@ -218,10 +222,11 @@ impl World {
 
     fn start(&mut self) {
         self.batch = Batch::new(self.batch.records_max);
-        self.source = open_source(&self.disk, &self.config, &self.now, &self.stored);
+        let racing = RacingDisk { disk: self.disk.clone(), between: self.between.clone() };
+        self.source = open_source(racing, &self.config, &self.now, &self.stored);
     }
 
-    pub(crate) fn source(&mut self) -> &mut FileSource<SimDisk> {
+    pub(crate) fn source(&mut self) -> &mut FileSource<RacingDisk> {
         &mut self.source
     }
 
@@ -237,38 +242,32 @@ impl World {
 
     // The files.
 
+    pub(crate) fn files(&self) -> Files {
+        Files(self.hand.clone())
+    }
+
     pub(crate) fn append(&self, path: &str, text: impl AsRef<[u8]>) {
-        let file = self.hand.open(Path::new(path), Open::Create).expect("may be written");
-        let len = file.len().expect("has a length");
-        write_all_at(&file, text.as_ref(), len).expect("room");
+        self.files().append(path, text);
     }
 
     pub(crate) fn truncate(&self, path: &str, len: u64) {
-        let file = self.hand.open(Path::new(path), Open::Write).expect("is there");
-        file.set_len(len).expect("may be cut");
+        self.files().truncate(path, len);
     }
 
     pub(crate) fn rename(&self, from: &str, to: &str) {
-        self.hand.rename(Path::new(from), Path::new(to)).expect("is there");
+        self.files().rename(from, to);
     }
 
     pub(crate) fn remove(&self, path: &str) {
-        self.hand.remove(Path::new(path)).expect("is there");
+        self.files().remove(path);
     }
 
     pub(crate) fn read(&self, path: &str) -> Vec<u8> {
-        read_file(&self.hand, Path::new(path), u64::MAX).expect("is there")
+        self.files().read(path)
     }
 
-    /// Copies bytes `from..` of a file to the end of another, at most `max`. How many there were.
     pub(crate) fn copy(&self, from: &str, to: &str, max: usize) -> usize {
-        let source = self.read(from);
-        let file = self.hand.open(Path::new(to), Open::Create).expect("may be written");
-        let at = file.len().expect("has a length");
-        let rest = &source[(at as usize).min(source.len())..];
-        let part = &rest[..rest.len().min(max)];
-        write_all_at(&file, part, at).expect("room");
-        part.len()
+        self.files().copy(from, to, max)
     }
 
     // What was delivered.
@@ -310,15 +309,15 @@ pub(crate) fn config(paths: &[&str]) -> FileSourceConfig {
 }
 
 fn open_source(
-    disk: &SimDisk,
+    disk: RacingDisk,
     config: &FileSourceConfig,
     now: &Arc<AtomicI64>,
     stored: &Positions,
-) -> FileSource<SimDisk> {
+) -> FileSource<RacingDisk> {
     let now = Arc::clone(now);
     let clock = move || now.load(Ordering::Relaxed);
     let mut source =
-        FileSource::new(disk.clone(), config.clone(), clock).expect("settings that make sense");
+        FileSource::new(disk, config.clone(), clock).expect("settings that make sense");
     block_on(source.open(stored)).expect("own positions");
     source
 }

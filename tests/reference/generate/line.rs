@@ -1,8 +1,8 @@
 //! Single lines from a seed, of each format, in the spellings that are met in the wild.
 //!
-//! [`Lines::line`] keeps to shapes whose meaning the contract fixes. [`Lines::any`] also breaks lines
-//! at random, for comparing two readers of the contract with each other; [`TWO_READINGS`] lists shapes
-//! that two honest builders may read in two ways.
+//! [`Lines::line`] keeps to shapes whose meaning the contract fixes. [`Lines::any`] also breaks
+//! lines at random, for comparing two readers of the contract with each other; [`TWO_READINGS`]
+//! lists shapes that two honest builders may read in two ways.
 
 use super::super::random::Random;
 use super::super::time::{self, Civil};

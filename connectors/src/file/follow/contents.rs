@@ -137,7 +137,7 @@ impl<D: Disk> Follow<D> {
     }
 
     /// Keeps a position whose file has other content now, if there is anything to be found again.
-    fn set_aside(&mut self, key: Key) {
+    pub(super) fn set_aside(&mut self, key: Key) {
         let Some(old) = self.tails.get_mut(&key) else { return };
         old.superseded = true;
         old.at = None;

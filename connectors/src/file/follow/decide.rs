@@ -22,12 +22,15 @@ use crate::file::tail::{Agreement, Seen, Tail, bytes_of, compare, current, path_
 
 impl<D: Disk> Follow<D> {
     /// Judges the files that have no position, the longest first: an original is never shorter than
-    /// a copy of it that is still growing.
+    /// a copy of it that is still growing. Of two that are the same, the one that has lost its name
+    /// is the older.
     pub(super) fn decide(&mut self, now: i64, scratch: &mut [u8], budget: &mut u64) {
-        let order = |(&id, u): (&FileId, &Undecided<_>)| (Reverse(u.seen.len), u.path.clone(), id);
+        let order = |(&id, u): (&FileId, &Undecided<_>)| {
+            (Reverse(u.seen.len), u.listed, u.path.clone(), id)
+        };
         let mut ids: Vec<_> = self.undecided.iter().map(order).collect();
         ids.sort();
-        for (_, path, id) in ids {
+        for (_, _, path, id) in ids {
             let Some(undecided) = self.undecided.get(&id) else { continue };
             // An empty file cannot be told from a copy that is about to be written.
             if undecided.seen.len == 0 && undecided.listed {
