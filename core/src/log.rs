@@ -164,7 +164,7 @@ impl<D: Disk> PartitionLog<D> {
     /// Appends one batch that was validated. `header` is its parsed header, as the client made it.
     ///
     /// # Errors
-    /// What [`Producers::check`] refuses; `Full` with nothing changed; `Stopped` after any other
+    /// What the producers' check refuses; `Full` with nothing changed; `Stopped` after any other
     /// failure, and from then on.
     pub fn append(
         &mut self,
