@@ -173,7 +173,7 @@ fn a_consumer_is_told_rather_than_led_past_new_records() {
     for n in 0..6 {
         append(&*log, &at("t"), &format!("new {n}")).expect("acknowledged");
     }
-    let mut consumer = Consumer::open(log.clone(), group);
+    let mut consumer = Consumer::open(log, group);
     let told = now(consumer.assign(&[at("t")])).expect_err("its records are gone");
     assert!(matches!(told, Error::PositionLost { offset: 4, .. }), "{told}");
 }

@@ -301,7 +301,7 @@ fn a_damaged_partition_does_not_take_records_of_another_along() {
     disk.flip_bit(&segment("bad", 3, "log"), 70, 0).expect("flipped");
     let log = open(&disk, Level::Disk, 2).expect("opens");
     let config = ConsumerConfig { fetch_bytes: 100, ..ConsumerConfig::default() };
-    let mut consumer = Consumer::open(log.clone(), config);
+    let mut consumer = Consumer::open(log, config);
     now(consumer.assign(&[at("bad"), at("good")])).expect("assigned");
     let (mut good, mut bad, mut told) = (Vec::new(), Vec::new(), 0);
     for _ in 0..60 {

@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex};
 use thalweg_core::disk::sim::{SimDisk, SimFile, SimLock};
 use thalweg_core::disk::{Disk, DiskFile, Entry, LockKind, Open, Stat};
 
+/// Something that another program does.
+type Act = Box<dyn FnMut() + Send>;
+
 /// What happens before each call.
 #[derive(Clone, Default)]
-pub(crate) struct Between(Arc<Mutex<Option<Box<dyn FnMut() + Send>>>>);
+pub(crate) struct Between(Arc<Mutex<Option<Act>>>);
 
 impl Between {
     pub(crate) fn set(&self, act: impl FnMut() + Send + 'static) {

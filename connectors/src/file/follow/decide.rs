@@ -169,7 +169,7 @@ impl<D: Disk> Follow<D> {
             let mut head = [0; HEAD];
             let have = read_up_to(&held.file, &mut head, 0)?;
             undecided.opening = Opening::of(&head[..have]);
-            let Follow { disk, tails, boot, .. } = follow;
+            let Self { disk, tails, boot, .. } = follow;
             let originals = candidates(disk, tails, id, &head[..have]);
             let mut means = Means { scratch, budget: *budget, boot };
             let verdict = judge(disk, tails, id, undecided, &held.file, &originals, &mut means);
