@@ -577,11 +577,15 @@ impl<D: Disk> Source for FileSource<D> {
     }
 
     async fn before_commit(&mut self) -> Result<()> {
+        if self.config.sync_source {
+            self.follow.make_departures_durable();
+        }
         self.check_read_files()
     }
 
     async fn committed(&mut self, _upto: &Positions) -> Result<()> {
         self.follow.touched.clear();
+        self.follow.departed.clear();
         Ok(())
     }
 

@@ -455,11 +455,13 @@ impl<D: Disk> PartitionLog<D> {
 /// The file of leader epochs.
 pub(crate) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
 /// Where the epochs are written before they take their file's place.
-const EPOCHS_TMP: &str = "leader-epoch-checkpoint.tmp";
+pub(crate) const EPOCHS_TMP: &str = "leader-epoch-checkpoint.tmp";
 /// The file of the hint.
 pub(crate) const HINT_FILE: &str = "flushed-offset";
 /// The file that names the topic's id.
 pub(crate) const METADATA_FILE: &str = "partition.metadata";
+/// Where that is written before it takes its place.
+pub(crate) const METADATA_TMP: &str = "partition.metadata.tmp";
 
 /// Writes a whole side file, unsynced.
 fn write_file<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<D::File> {

@@ -19,6 +19,7 @@ use std::path::Path;
 use thalweg_core::disk::sim::{Crash, Rng, SimDisk, SimFile};
 use thalweg_core::disk::{Disk, DiskFile, Open, read_file, write_all_at};
 
+use crate::chronicle::Chronicle;
 use crate::plan::Plan;
 use crate::story::{Act, IN, Story};
 
@@ -33,6 +34,7 @@ pub(crate) struct Actors {
     files: Vec<File>,
     by_path: BTreeMap<String, usize>,
     handles: BTreeMap<usize, SimFile>,
+    chronicle: Chronicle,
 }
 
 struct Script {
@@ -53,7 +55,7 @@ struct File {
 }
 
 impl Actors {
-    pub(crate) fn new(plan: &Plan, story: &Story) -> Self {
+    pub(crate) fn new(plan: &Plan, story: &Story, chronicle: Chronicle) -> Self {
         let script = |acts: &Vec<Act>| Script { acts: acts.clone(), next: 0, begun: false };
         Self {
             scripts: story.after.iter().map(script).collect(),
@@ -63,6 +65,7 @@ impl Actors {
             files: Vec::new(),
             by_path: BTreeMap::new(),
             handles: BTreeMap::new(),
+            chronicle,
         }
     }
 
@@ -115,6 +118,7 @@ impl Actors {
         let Script { acts, next, begun } = &mut self.scripts[script];
         *begun = true;
         let act = acts[*next].clone();
+        self.chronicle.tell(door.operations(), &act);
         self.perform(door, &act)?;
         let script = &mut self.scripts[script];
         script.next += 1;
@@ -282,10 +286,11 @@ impl Actors {
         if synced {
             handle.sync_data()?;
         }
-        self.files[file].len = base + bytes.len() as u64;
         if base == 0 {
             self.sync_names(door)?;
         }
+        // Only now: until the name is durable the act may have to be done again.
+        self.files[file].len = base + bytes.len() as u64;
         Ok(base)
     }
 

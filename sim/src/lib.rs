@@ -10,9 +10,8 @@
 
 mod actors;
 pub mod campaign;
-
+mod chronicle;
 mod life;
-
 mod oracle;
 pub mod plan;
 pub mod run;

@@ -33,6 +33,7 @@ use thalweg_streams::state::forgetful::ForgetfulStore;
 use thalweg_streams::{App, Step as TaskStep, Stepped};
 
 use crate::actors::Actors;
+use crate::chronicle::Chronicle;
 use crate::pipeline::{COUNTS, EVENTS, LATE, LATEST, RAW, pipeline};
 use crate::plan::Plan;
 use crate::story::IN;
@@ -92,6 +93,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) store_stops_at: Option<u64>,
     /// After every turn, rebuild the coordinators by replay and compare.
     pub(crate) check_coordinators: bool,
+    /// What happens is told here.
+    pub(crate) chronicle: &'a Chronicle,
 }
 
 /// Opens the log of the run.
@@ -128,6 +131,11 @@ pub(crate) fn live(mut around: Surroundings<'_>, mode: Mode) -> Result<Deeds, En
         let turned = spine.turn_until_done(&mut around, mode, &mut deeds);
         turned.and_then(|()| spine.end(&mut around, mode, &mut deeds))
     });
+    let operations = around.disk.operations();
+    match &lived {
+        Ok(()) => around.chronicle.tell(operations, format_args!("ended: {mode:?}, {deeds:?}")),
+        Err(what) => around.chronicle.tell(operations, format_args!("ended: {mode:?}, {what}")),
+    }
     match lived {
         Ok(()) => Ok(deeds),
         Err(_) if around.is_dead() => Err(End::Died),
@@ -194,7 +202,7 @@ impl Spine {
             let draw = around.rng.below(14);
             let mut worked = false;
             match draw {
-                0..=5 => match self.step_source()? {
+                0..=5 => match self.step_source(around)? {
                     Step::End => return Ok(()),
                     Step::Worked => worked = true,
                     Step::Idle(_) => {}
@@ -233,9 +241,12 @@ impl Spine {
         }
     }
 
-    fn step_source(&mut self) -> Result<Step, String> {
+    fn step_source(&mut self, around: &Surroundings<'_>) -> Result<Step, String> {
         let step = block_on(self.source.step()).map_err(failed("the source"));
-        drop(self.source.source_mut().take_notices());
+        for notice in self.source.source_mut().take_notices() {
+            let said = format_args!("the source: {} {}", notice.path.display(), notice.what);
+            around.chronicle.tell(around.disk.operations(), said);
+        }
         step
     }
 

@@ -321,7 +321,7 @@ fn committed_lines(log: &dyn Log, at: &TopicPartition) -> thalweg_core::Result<V
 }
 
 /// The ids that a message says.
-fn ids(message: &str) -> Vec<usize> {
+pub(crate) fn ids(message: &str) -> Vec<usize> {
     let after = message.match_indices("id=").map(|(at, _)| &message[at + 3..]);
     after.filter_map(|text| text.get(..4)?.parse().ok()).collect()
 }

@@ -20,10 +20,11 @@ use thalweg_core::engine::clock::Clock;
 use thalweg_streams::state::forgetful::{Crash as StoreCrash, ForgetfulStore};
 
 use crate::actors::Actors;
+use crate::chronicle::Chronicle;
 use crate::life::{Deeds, End, Mode, OUT, Surroundings, folders, live};
 use crate::oracle;
 use crate::plan::{Kind, Plan};
-use crate::story::{START, Story};
+use crate::story::{IN, START, Story};
 
 /// Files of OUT by their names.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
@@ -101,6 +102,8 @@ pub struct Failure {
     pub case: Case,
     /// The first thing that is wrong.
     pub what: String,
+    /// What happened, in order.
+    pub chronicle: Vec<String>,
     /// The last calls before each death, and before the end.
     pub traces: Vec<String>,
 }
@@ -108,7 +111,7 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "replay with: cargo run --release -p thalweg-sim -- crashes {}", self.case)?;
-        for trace in &self.traces {
+        for trace in self.chronicle.iter().chain(&self.traces) {
             writeln!(f, "{trace}")?;
         }
         write!(f, "{}", self.what)
@@ -123,7 +126,8 @@ pub fn run(case: &Case) -> Result<Outcome, Box<Failure>> {
     let mut machine = Machine::new(case);
     machine.run().map_err(|what| {
         machine.note("in the end");
-        Box::new(Failure { case: case.clone(), what, traces: machine.traces.clone() })
+        let (case, traces) = (case.clone(), machine.traces.clone());
+        Box::new(Failure { case, what, chronicle: machine.chronicle.lines(), traces })
     })?;
     Ok(machine.outcome)
 }
@@ -142,6 +146,7 @@ struct Machine<'a> {
     /// The finished files at the last look: they never change.
     finished: Files,
     traces: Vec<String>,
+    chronicle: Chronicle,
     outcome: Outcome,
 }
 
@@ -161,7 +166,8 @@ impl<'a> Machine<'a> {
         if let Some(count) = store_stops_at {
             store.stop_after(count);
         }
-        let actors = Actors::new(&plan, &story);
+        let chronicle = Chronicle::default();
+        let actors = Actors::new(&plan, &story, chronicle.clone());
         Self {
             case,
             plan,
@@ -175,6 +181,7 @@ impl<'a> Machine<'a> {
             lives: 0,
             finished: Files::new(),
             traces: Vec::new(),
+            chronicle,
             outcome: Outcome::default(),
         }
     }
@@ -231,6 +238,7 @@ impl<'a> Machine<'a> {
                 rng: self.plan.rng(100 + self.lives),
                 store_stops_at: self.store_stops_at,
                 check_coordinators: self.case.coordinators,
+                chronicle: &self.chronicle,
             };
             match live(around, mode) {
                 Ok(deeds) => {
@@ -264,6 +272,7 @@ impl<'a> Machine<'a> {
     fn die(&mut self) {
         self.outcome.deaths += 1;
         let crash = self.case.kind.crash();
+        self.chronicle.tell(self.disk.operations(), format_args!("death: {crash:?}"));
         self.disk.crash(crash);
         self.store.crash(match crash {
             Crash::Power => StoreCrash::Power,
@@ -275,10 +284,28 @@ impl<'a> Machine<'a> {
     fn revive(&mut self) -> Result<(), String> {
         self.disk = self.disk.restart();
         if self.case.kind.crash() == Crash::Power {
+            self.tell_inputs();
             let back = self.actors.come_back(&self.disk);
             back.map_err(|e| format!("a writer cannot go on: {e}"))?;
         }
         Ok(())
+    }
+
+    /// What the power loss has left of the files that are tailed.
+    fn tell_inputs(&self) {
+        let disk = self.disk.door_outside();
+        for entry in disk.list(Path::new(IN)).unwrap_or_default() {
+            let bytes = read_file(&disk, &Path::new(IN).join(&entry.name), 1 << 24);
+            let bytes = bytes.unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            let left = format!(
+                "left: {} with {} bytes, ids {:?}",
+                entry.name.display(),
+                bytes.len(),
+                oracle::ids(&text)
+            );
+            self.chronicle.tell(self.disk.operations(), left);
+        }
     }
 
     fn add(&mut self, deeds: Deeds) {

@@ -13,6 +13,8 @@
 //! the files; the order within a file is that of the ids; times of the second half lie in later
 //! minutes than those of the first, but for the late lines.
 
+use std::fmt;
+
 use thalweg_core::disk::sim::Rng;
 
 use crate::plan::Plan;
@@ -80,6 +82,28 @@ pub(crate) enum Act {
     Remove {
         path: String,
     },
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Append { path, bytes, starts } => {
+                write!(f, "append {path} +{}", bytes.len())?;
+                match (starts.first(), starts.last()) {
+                    (Some((first, _)), Some((last, _))) => write!(f, ", lines {first} to {last}"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Create { path } => write!(f, "create {path}"),
+            Self::Rename { from, to } => write!(f, "rename {from} -> {to}"),
+            Self::CopyBegin { from, to } => write!(f, "copy {from} -> {to}"),
+            Self::CopyQuarter { to, quarter, .. } => write!(f, "copy quarter {quarter} -> {to}"),
+            Self::CopyEnd { to } => write!(f, "sync the copy {to}"),
+            Self::Truncate { path } => write!(f, "truncate {path}"),
+            Self::Put { path, bytes } => write!(f, "append {path} +{}, no lines", bytes.len()),
+            Self::Remove { path } => write!(f, "remove {path}"),
+        }
+    }
 }
 
 /// All of it.

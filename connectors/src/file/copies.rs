@@ -241,12 +241,14 @@ pub(crate) fn candidates<D: Disk>(
     tails: &mut BTreeMap<Key, Tail<D::File>>,
     id: FileId,
     head: &[u8],
+    boot: &str,
 ) -> Vec<Key> {
     let mut found: Vec<(u64, Key)> = Vec::new();
     for (&key, tail) in tails.iter_mut() {
-        // A file that was truncated is no copy of what it held before.
-        let other = key.file != id && tail.position.twin.is_none();
-        if other && opens_like(disk, tail, head) {
+        // A file that was truncated is no copy of what it held before; but a power loss may undo the
+        // truncation, and bring a removed file back under its number.
+        let other = key.file != id || *tail.position.boot != *boot;
+        if other && tail.position.twin.is_none() && opens_like(disk, tail, head) {
             found.push((tail.offset(), key));
         }
     }

@@ -41,6 +41,8 @@ pub(crate) struct Listing {
     pub(crate) files: Vec<Found>,
     /// What went wrong on the way.
     pub(crate) faults: Vec<Fault>,
+    /// The folders that files were looked for in.
+    pub(crate) folders: Vec<PathBuf>,
     /// Folders and files that could not be looked at.
     unseen: Vec<PathBuf>,
     /// The excluded folders, without links.
@@ -124,6 +126,9 @@ impl Finder {
             self.look(&mut walk, wanted);
         }
         let mut listing = walk.listing;
+        let single = self.wanted.iter().filter(|wanted| wanted.glob.is_none());
+        let above = single.filter_map(|wanted| wanted.path.parent().map(Path::to_owned));
+        listing.folders = walk.lists.into_keys().chain(above).collect();
         listing.files.sort_by(|a, b| a.path.cmp(&b.path));
         let mut seen = BTreeSet::new();
         listing.files.retain(|found| seen.insert(FileId::of(&found.stat)));

@@ -18,6 +18,7 @@
 
 mod contents;
 mod decide;
+mod durable;
 mod handles;
 mod leave;
 
@@ -68,6 +69,10 @@ pub(crate) struct Follow<D: Disk> {
     pub(crate) dirty: BTreeSet<Key>,
     /// Positions to be deleted.
     pub(crate) retired: Vec<(Key, Split)>,
+    /// Files of which the open transaction deletes a position, and where they were first found.
+    pub(crate) departed: BTreeMap<FileId, Arc<[u8]>>,
+    /// The folders that the last scan looked into.
+    folders: Vec<PathBuf>,
     /// Originals that are being compared: not to be retired.
     busy: BTreeSet<Key>,
     /// The highest generation given out of each file, so that no two contents get the same key.
@@ -108,6 +113,8 @@ impl<D: Disk> Follow<D> {
             touched: BTreeSet::new(),
             dirty: BTreeSet::new(),
             retired: Vec::new(),
+            departed: BTreeMap::new(),
+            folders: Vec::new(),
             busy: BTreeSet::new(),
             generations: BTreeMap::new(),
             rescan: false,
@@ -129,6 +136,7 @@ impl<D: Disk> Follow<D> {
             }
         }
         self.retired.clear();
+        self.departed.clear();
         let before = std::mem::replace(&mut self.tails, tails);
         self.new_folder = self.tails.is_empty();
         self.count_generations();
@@ -198,6 +206,7 @@ impl<D: Disk> Follow<D> {
     /// also whether all of them could be compared.
     fn survey(&mut self, now: i64, scratch: &mut [u8]) -> (Listing, bool) {
         let mut listing = self.finder.scan(&self.disk);
+        self.folders = std::mem::take(&mut listing.folders);
         self.notices.scanned(std::mem::take(&mut listing.faults), |path| {
             listing.files.binary_search_by(|found| found.path.as_path().cmp(path)).is_ok()
         });
@@ -257,6 +266,9 @@ impl<D: Disk> Follow<D> {
     fn remove(&mut self, key: Key) -> Option<Tail<D::File>> {
         let tail = self.tails.remove(&key)?;
         self.retired.push((key, tail.split.clone()));
+        if tail.offset() > 0 {
+            self.departed.insert(key.file, Arc::clone(&tail.position.origin.path));
+        }
         self.dirty.remove(&key);
         Some(tail)
     }

@@ -25,7 +25,9 @@ use super::hint::{Hint, SLOT_LEN};
 use super::index::{Entry, GrowingIndex};
 use super::producers::Producers;
 use super::segment::{Segment, path_of};
-use super::{EPOCHS_FILE, HINT_FILE, LogView, PartitionLog, Unsynced, write_file};
+use super::{
+    EPOCHS_FILE, EPOCHS_TMP, HINT_FILE, LogView, METADATA_TMP, PartitionLog, Unsynced, write_file,
+};
 use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
 use crate::config::TopicConfig;
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file};
@@ -103,8 +105,12 @@ impl<'a, D: Disk> Opener<'a, D> {
         let mut bases = Vec::new();
         let mut snapshots = Vec::new();
         let mut sides = Vec::new();
+        let mut temporaries = Vec::new();
         for entry in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
             let name = entry.name.to_string_lossy();
+            if [EPOCHS_TMP, METADATA_TMP].contains(&&*name) {
+                temporaries.push(dir.join(&*name));
+            }
             let Some((stem, suffix)) = name.split_once('.') else { continue };
             let Ok(offset) = stem.parse::<Offset>() else { continue };
             match suffix {
@@ -117,7 +123,8 @@ impl<'a, D: Disk> Opener<'a, D> {
         bases.sort_unstable();
         snapshots.sort_unstable();
         sides.retain(|(offset, _)| bases.binary_search(offset).is_err());
-        let orphans = sides.into_iter().map(|(_, path)| path).collect();
+        // A power loss may leave both names of a rename.
+        let orphans = sides.into_iter().map(|(_, path)| path).chain(temporaries).collect();
         let path = dir.join(HINT_FILE);
         let file = disk.open(&path, Open::Create).map_err(|e| Error::io("open", &path, e))?;
         let mut slots = vec![

@@ -170,7 +170,7 @@ impl<D: Disk> Follow<D> {
             let have = read_up_to(&held.file, &mut head, 0)?;
             undecided.opening = Opening::of(&head[..have]);
             let Self { disk, tails, boot, .. } = follow;
-            let originals = candidates(disk, tails, id, &head[..have]);
+            let originals = candidates(disk, tails, id, &head[..have], boot);
             let mut means = Means { scratch, budget: *budget, boot };
             let verdict = judge(disk, tails, id, undecided, &held.file, &originals, &mut means);
             *budget = means.budget;

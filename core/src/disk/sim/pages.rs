@@ -13,7 +13,10 @@
 //! - after a sync that failed no page is dirty either, and cache and medium may differ: what Linux
 //!   does, and why a failed sync must never be retried;
 //! - a length that reached the medium was preceded by every earlier change, so bytes behind a cut
-//!   never come back behind a later growth.
+//!   never come back behind a later growth;
+//! - a page behind a cut reaches the medium only after the cut: it was given other blocks, and the
+//!   file on the medium still has its old ones. (Were it otherwise, truncating a file and writing it
+//!   anew could leave new lines in the middle of old ones, which no journaling file system does.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -136,7 +139,7 @@ impl Content {
             self.commit_lens(self.lens.len());
         }
         for page in self.dirty.range(within).copied().collect::<Vec<_>>() {
-            if rng.coin() {
+            if rng.coin() && self.is_placed(page) {
                 self.write_back(page);
             }
         }
@@ -149,7 +152,9 @@ impl Content {
             self.commit_lens(self.lens.len());
         }
         for page in std::mem::take(&mut self.dirty) {
-            self.write_back_maybe(page, rng);
+            if self.is_placed(page) {
+                self.write_back_maybe(page, rng);
+            }
         }
     }
 
@@ -164,6 +169,7 @@ impl Content {
         let fate = rng.below(4);
         for page in std::mem::take(&mut self.dirty) {
             match fate {
+                _ if !self.is_placed(page) => {}
                 0 => {}
                 1 => self.write_back(page),
                 _ => self.write_back_maybe(page, rng),
@@ -223,6 +229,11 @@ impl Content {
 
     fn dirty_page(&self, page: u64) -> Page {
         Arc::clone(self.cache.get(&page).expect("a dirty page is in the cache"))
+    }
+
+    /// Whether the blocks of a dirty page are the file's on the medium, too.
+    fn is_placed(&self, page: u64) -> bool {
+        page < floor(&self.lens).div_ceil(PAGE)
     }
 
     fn write_back(&mut self, page: u64) {
