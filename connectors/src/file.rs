@@ -380,13 +380,18 @@ impl<D: Disk> FileSource<D> {
             if !head.starts_with(tail.position.opening.bytes()) {
                 return self.settle(key);
             }
-            if !tail.position.text
-                && let Some(why) = looks_binary(head)
-            {
+            let judged = if tail.position.text { None } else { looks_binary(head) };
+            if judged.is_none() && tail.position.binary {
+                return self.settle(key);
+            }
+            if let Some(why) = judged {
                 self.follow.notices.trouble(tail.name(), Trouble::Binary, || {
                     format!("skipped: {why}; give it as text, or leave it out")
                 });
-                tail.binary = true;
+                if !tail.position.binary {
+                    tail.position.binary = true;
+                    self.follow.dirty.insert(key);
+                }
                 tail.looked = Some(tail.seen);
                 tail.backlog = None;
                 tail.finished |= self.config.once;
@@ -433,7 +438,6 @@ impl<D: Disk> FileSource<D> {
             tail.position.mtime_ms = stat.mtime_ms;
             tail.position.boot = boot;
             tail.position.text = true;
-            tail.binary = false;
             tail.position.opening = Opening::EMPTY;
         }
         if tail.offset() > before {

@@ -320,8 +320,10 @@ fn committed_lines(log: &dyn Log, at: &TopicPartition) -> thalweg_core::Result<V
     }
 }
 
-/// The ids that a message says.
+/// The ids that a message says. Where a power loss has cut a line within its id, the next one may go
+/// on with digits: those are none.
 pub(crate) fn ids(message: &str) -> Vec<usize> {
     let after = message.match_indices("id=").map(|(at, _)| &message[at + 3..]);
-    after.filter_map(|text| text.get(..4)?.parse().ok()).collect()
+    let whole = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count() == 4;
+    after.filter(|text| whole(text)).filter_map(|text| text.get(..4)?.parse().ok()).collect()
 }

@@ -1,7 +1,7 @@
 //! Where to go on in a file, as bytes in the log.
 //!
 //! ```text
-//!   u8 version = 1 | u8 flags: 1 birth, 2 twin, 4 text
+//!   u8 version = 1 | u8 flags: 1 birth, 2 twin, 4 text, 8 binary
 //!   key     u64 dev  u64 ino  u32 generation         the split
 //!   origin  u64 dev  u64 ino  u32 generation         the file as it was first found
 //!   [birth  i64 nanoseconds]   [twin  u64 dev  u64 ino  u32 generation]
@@ -26,6 +26,7 @@ const VERSION: u8 = 1;
 const BIRTH: u8 = 1;
 const TWIN: u8 = 2;
 const TEXT: u8 = 4;
+const BINARY: u8 = 8;
 /// The longest path kept: what Linux allows.
 pub(crate) const PATH_MAX: usize = 4096;
 /// The longest boot id kept.
@@ -53,6 +54,8 @@ pub(crate) struct FilePosition {
     pub(crate) twin: Option<Key>,
     /// Whether the file is known to hold text, so that its first bytes need not be judged.
     pub(crate) text: bool,
+    /// Passed over because it held no text. Once it does, it is another content.
+    pub(crate) binary: bool,
     /// Everything before the offset.
     pub(crate) prefix: Prefix,
     /// The first bytes of a file of which nothing was read yet, at most 64: what tells it from
@@ -105,7 +108,9 @@ impl FilePosition {
         out.push(VERSION);
         let birth = if self.birth_ns.is_some() { BIRTH } else { 0 };
         let twin = if self.twin.is_some() { TWIN } else { 0 };
-        out.push(birth | twin | if self.text { TEXT } else { 0 });
+        let text = if self.text { TEXT } else { 0 };
+        let binary = if self.binary { BINARY } else { 0 };
+        out.push(birth | twin | text | binary);
         put_key(&mut out, self.key);
         put_key(&mut out, self.origin.key);
         if let Some(birth) = self.birth_ns {
@@ -170,7 +175,7 @@ struct Fields<'a>(&'a [u8]);
 impl<'a> Fields<'a> {
     fn position(mut self) -> Option<FilePosition> {
         let [_version, flags] = self.array()?;
-        if flags & !(BIRTH | TWIN | TEXT) != 0 {
+        if flags & !(BIRTH | TWIN | TEXT | BINARY) != 0 {
             return None;
         }
         let key = self.key()?;
@@ -198,6 +203,7 @@ impl<'a> Fields<'a> {
             birth_ns,
             twin,
             text: flags & TEXT != 0,
+            binary: flags & BINARY != 0,
             prefix,
             opening,
             lines,
@@ -245,6 +251,7 @@ mod tests {
             birth_ns: twin.then_some(-5),
             twin: twin.then_some(key),
             text: !twin,
+            binary: twin && offset == 0,
             prefix,
             opening: Opening::of(&[b'o'; 70][..if offset == 0 { 70 } else { 0 }]),
             lines: 12,
@@ -256,7 +263,7 @@ mod tests {
     #[test]
     fn position_comes_back_as_it_was() {
         for (offset, twin) in
-            [(0, false), (1, true), (63, false), (64, true), (1024, false), (5000, true)]
+            [(0, false), (0, true), (1, true), (63, false), (64, true), (1024, false), (5000, true)]
         {
             let position = sample(offset, twin);
             let split = FilePosition::split(position.key);

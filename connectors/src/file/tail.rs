@@ -22,10 +22,12 @@ use std::sync::Arc;
 use thalweg_core::disk::{DiskFile, Stat};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::JUDGED;
 use super::copies::{Likeness, Undecided};
 use super::identity::{BLOCK, FileId, HEAD, Key, Prefix, read_up_to};
 use super::position::FilePosition;
 use super::reader::Lookahead;
+use crate::decode::looks_binary;
 use crate::source::Split;
 
 /// An open file that counts against the limit as long as it lives.
@@ -108,8 +110,6 @@ pub(crate) struct Tail<F> {
     pub(crate) rest_taken: Option<Seen>,
     /// It could not be opened or read: tried again at each scan.
     pub(crate) denied: bool,
-    /// It holds no text.
-    pub(crate) binary: bool,
     /// Waits for its turn.
     pub(crate) queued: bool,
     /// Bytes it may still use up (deficit round robin).
@@ -145,7 +145,6 @@ impl<F: DiskFile> Tail<F> {
             take_rest: false,
             rest_taken: None,
             denied: false,
-            binary: false,
             queued: false,
             deficit: 0,
             opening: None,
@@ -183,7 +182,7 @@ impl<F: DiskFile> Tail<F> {
 
     /// Bytes there but not pushed.
     pub(crate) fn lag(&self) -> u64 {
-        let followed = self.position.twin.is_none() && !self.finished && !self.binary;
+        let followed = self.position.twin.is_none() && !self.finished && !self.position.binary;
         if followed { self.upto().saturating_sub(self.offset()) } else { 0 }
     }
 
@@ -264,7 +263,7 @@ pub(crate) fn compare(
         let opening = position.opening.bytes();
         let mut bytes = [0; BLOCK];
         let have = read_up_to(file, &mut bytes[..opening.len()], 0)?;
-        let same = !reused && bytes[..have] == *opening;
+        let same = !reused && bytes[..have] == *opening && !has_become_text(file, position)?;
         return Ok(if same { Agreement::Same } else { Agreement::Other });
     }
     if reused {
@@ -291,6 +290,16 @@ pub(crate) fn compare(
     read_up_to(file, &mut last, prefix.len() - 1)?;
     let zeroed = rebooted && last == [0] && !text.is_empty() && prefix.begins_like(text);
     Ok(if zeroed { Agreement::Zeroed } else { Agreement::Other })
+}
+
+/// Whether a file that was passed over as binary holds text now: then it may be a copy.
+fn has_become_text(file: &impl DiskFile, position: &FilePosition) -> io::Result<bool> {
+    if !position.binary {
+        return Ok(false);
+    }
+    let mut head = vec![0; JUDGED];
+    let have = read_up_to(file, &mut head, 0)?;
+    Ok(looks_binary(&head[..have]).is_none())
 }
 
 /// The prefix of the first `len` bytes of a file, or of all when it is shorter.

@@ -125,3 +125,103 @@ fn an_empty_file_after_a_boot_was_truncated() {
     world.run(20_000);
     assert_eq!(world.lines().len(), 102);
 }
+
+#[test]
+fn a_removal_that_nobody_synced_does_not_bring_lines_back() {
+    // The position of a removed file goes; were the removal then undone, nobody would know the file.
+    for seed in 0..40 {
+        let mut world = World::with(seed, config(&["/log/*"]));
+        world.append("/log/a.log", numbered("a", 0, 100, 40));
+        world.append("/log/anchor", "anchor\n");
+        synced_name(&world);
+        world.run(1000);
+        world.remove("/log/a.log");
+        // Its number goes to the next file in every other world.
+        if seed % 2 == 0 {
+            world.append("/log/b.log", numbered("b", 0, 50, 40));
+        }
+        world.run(10_000);
+        world.lose_power();
+        world.run(10_000);
+        let old = world.lines().iter().filter(|line| line.starts_with('a')).count();
+        assert_eq!(old, 101, "seed {seed}: each line of a.log and the anchor once");
+    }
+}
+
+#[test]
+fn a_truncation_that_nobody_synced_does_not_bring_lines_back() {
+    // The lines go on in the copy; were the truncation undone, the original would be new.
+    for seed in 0..40 {
+        let mut world = World::with(seed, config(&["/log/*"]));
+        world.append("/log/a.log", numbered("a", 0, 100, 40));
+        synced_name(&world);
+        world.run(1000);
+        world.copy("/log/a.log", "/log/a.log.1", usize::MAX);
+        let copy = world.hand.open(Path::new("/log/a.log.1"), Open::Write).expect("is there");
+        copy.sync_data().expect("syncs");
+        synced_name(&world);
+        drop(copy);
+        world.truncate("/log/a.log", 0);
+        world.append("/log/a.log", "new\n");
+        world.run(10_000);
+        world.lose_power();
+        world.run(10_000);
+        let old = world.lines().iter().filter(|line| line.starts_with('a')).count();
+        assert_eq!(old, 100, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_power_loss_leaves_of_a_copy_is_still_a_copy() {
+    // The copy was recognised, then lost its end, and is made whole again.
+    let mut world = World::new(&["/log/*"]);
+    world.append("/log/a.log", numbered("a", 0, 100, 40));
+    synced_name(&world);
+    world.run(1000);
+    world.copy("/log/a.log", "/log/a.log.1", usize::MAX);
+    world.run(1000);
+    assert_eq!(world.lines().len(), 100);
+    let copy = world.hand.open(Path::new("/log/a.log.1"), Open::Write).expect("is there");
+    copy.set_len(2000).expect("is cut");
+    copy.sync_data().expect("syncs");
+    synced_name(&world);
+    drop(copy);
+    world.lose_power();
+    world.run(1000);
+    world.copy("/log/a.log", "/log/a.log.1", usize::MAX);
+    world.run(10_000);
+    assert_eq!(world.lines().len(), 100);
+    // The original moves on, and so do we.
+    world.truncate("/log/a.log", 0);
+    world.append("/log/a.log", "new\n");
+    world.run(10_000);
+    assert_eq!(world.lines().len(), 101);
+}
+
+#[test]
+fn a_copy_that_was_passed_over_as_binary_is_judged_again() {
+    // A power loss left a hole in it; then it is copied anew, under the same number.
+    for killed in [false, true] {
+        let mut world = World::new(&["/log/*"]);
+        world.append("/log/a.log", numbered("a", 0, 100, 40));
+        synced_name(&world);
+        world.run(1000);
+        let mut torn = world.read("/log/a.log");
+        torn[512..1024].fill(0);
+        world.append("/log/a.log.1", &torn);
+        synced_name(&world);
+        world.run(10_000);
+        assert!(world.said_of("/log/a.log.1").iter().any(|what| what.contains("binary")));
+        if killed {
+            world.kill();
+        }
+        let file = world.hand.open(Path::new("/log/a.log.1"), Open::Write).expect("is there");
+        write_all_at(&file, &world.read("/log/a.log"), 0).expect("room");
+        drop(file);
+        world.run(10_000);
+        world.truncate("/log/a.log", 0);
+        world.append("/log/a.log", "new\n");
+        world.run(10_000);
+        assert_eq!(world.lines().len(), 101, "killed: {killed}");
+    }
+}

@@ -33,6 +33,13 @@ impl<D: Disk> Follow<D> {
         scratch: &mut [u8],
     ) {
         let Some(old) = self.tails.get_mut(&key) else { return };
+        // What is left of a copy is to be compared again with what it was a copy of.
+        let agreement = match agreement {
+            Agreement::Shrunk | Agreement::Zeroed if old.position.twin.is_some() => {
+                Agreement::Other
+            }
+            agreement => agreement,
+        };
         let before = old.compared.replace(Seen::of(stat));
         if agreement == Agreement::Same {
             // All bytes were compared when it had been born at another time.

@@ -206,6 +206,7 @@ impl<D: Disk> Follow<D> {
             birth_ns: undecided.birth_ns,
             twin,
             text: undecided.text || prefix.len() > 0,
+            binary: false,
             opening: if prefix.len() > 0 { Opening::EMPTY } else { undecided.opening },
             prefix,
             lines: 0,
