@@ -142,3 +142,28 @@ fn what_recovery_found_in_the_cache_is_durable_when_it_returns() {
         assert_eq!(committed(&*log, "t").len(), 12, "seed {seed}");
     }
 }
+
+/// What recovery cut does not come back: a record behind the cut may be whole, and what is decided from
+/// now on rests on its not being there.
+#[test]
+fn what_recovery_cut_is_gone_for_good_when_it_returns() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk, Level::Disk, 1).expect("opens");
+        create(&*log, "t", 1, 1 << 20).expect("created");
+        for n in 0..9 {
+            append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+        }
+        drop(log);
+        // The hint was not noted yet, so a bad batch is a torn tail. Those behind it are whole.
+        let path = segment("t", 0, "log");
+        let each = bytes_of(&disk, &path).len() as u64 / 9;
+        disk.flip_bit(&path, 3 * each + 70, 1).expect("there");
+        let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(log.report().cut_bytes, 6 * each);
+        disk.crash(Crash::Power);
+        let disk = disk.restart();
+        assert_eq!(bytes_of(&disk, &path).len() as u64, 3 * each, "seed {seed}");
+        drop(log);
+    }
+}

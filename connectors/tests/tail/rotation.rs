@@ -135,6 +135,23 @@ fn a_reused_inode_is_another_file_even_if_it_begins_the_same() {
 }
 
 #[test]
+fn a_reused_inode_is_told_by_its_birth_where_head_and_mark_agree() {
+    // The first KiB and the last bytes before the position are the same; one line between them is not.
+    let mut world = World::new(&["/log/*"]);
+    world.append("/log/anchor", "anchor\n");
+    world.append("/log/a.log", numbered("a", 0, 100, 40));
+    world.run(1000);
+    world.kill();
+    world.remove("/log/a.log");
+    world.wait(10);
+    let other = [numbered("a", 0, 50, 40), numbered("b", 50, 1, 40), numbered("a", 51, 50, 40)];
+    world.append("/log/a.log", other.concat());
+    world.run(10_000);
+    let again = world.rows().into_iter().filter(|row| row.key.ends_with(":1")).count();
+    assert_eq!((world.lines().len(), again), (202, 101), "all of it is new");
+}
+
+#[test]
 fn a_reused_inode_of_which_nothing_was_read_has_its_own_name() {
     for births in [true, false] {
         let mut world = World::new(&["/log/*"]);
