@@ -1,14 +1,15 @@
 //! Whether the tests would notice: each rule of the crash catalogue is taken out by a small patch, and
-//! the test that the patch names must go red.
+//! the tests that the patch names must go red.
 //!
 //! ```text
 //!   sim/mutants/01a-what-it-removes.patch
 //!       # rule: 1 the sentence that the patch takes out
 //!       # red: test -p thalweg-core --test catalogue_01_.. the_name     arguments of cargo
+//!       # red: run -p thalweg-sim -- crashes ..                         one line a command
 //!       diff --git a/core/src/..
 //!
 //!   tracked files -> a copy;  every command, as it is: green;  then for each patch
-//!   apply -> build -> the command -> take back          red | GREEN | hangs | does not build | ..
+//!   apply -> build -> its commands -> take back         red | GREEN | hangs | does not build | ..
 //! ```
 //!
 //! Always true here: the tree itself is only read; product code has no switch for any of this; what
@@ -39,8 +40,8 @@ pub struct Mutant {
     pub rule: u32,
     /// What it takes out, in a sentence.
     pub sentence: String,
-    /// Arguments of the cargo command that must fail.
-    pub red: Vec<String>,
+    /// Cargo commands, as arguments: each of them must fail.
+    pub red: Vec<Vec<String>>,
     /// The patch.
     pub path: PathBuf,
 }
@@ -107,11 +108,15 @@ fn read(path: PathBuf) -> Result<Mutant, String> {
     let rule = rule.ok_or_else(|| wrong("no line `# rule: NUMBER SENTENCE` at its head"))?;
     let (rule, sentence) = rule.split_once(' ').unwrap_or((rule, ""));
     let rule = rule.parse().map_err(|_| wrong("`# rule:` begins with the rule's number"))?;
-    let red = head().find_map(|line| line.strip_prefix("# red: "));
-    let red = red.ok_or_else(|| wrong("no line `# red: CARGO ARGUMENTS` at its head"))?;
-    let red: Vec<String> = red.split_whitespace().map(str::to_owned).collect();
-    if !matches!(red.first().map(String::as_str), Some("test" | "run")) {
-        return Err(wrong("`# red:` is a command `test ..` or `run ..` of cargo"));
+    let red = head().filter_map(|line| line.strip_prefix("# red: "));
+    let red = red.map(|line| line.split_whitespace().map(str::to_owned).collect());
+    let red: Vec<Vec<String>> = red.collect();
+    let is_known =
+        |of: &Vec<String>| matches!(of.first().map(String::as_str), Some("test" | "run"));
+    if red.is_empty() || !red.iter().all(is_known) {
+        return Err(wrong(
+            "a line `# red:` with a command `test ..` or `run ..` of cargo at its head",
+        ));
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let number = name.split('-').next().unwrap_or_default().to_owned();
@@ -156,7 +161,8 @@ pub fn run(dir: &Path, only: &[&str], say: &mut dyn FnMut(&str)) -> Result<bool,
         return Err(format!("no mutant {only:?} in {}", dir.display()));
     }
     let bench = Bench::prepare()?;
-    let commands: BTreeSet<&[String]> = mutants.iter().map(|m| &m.red[..]).collect();
+    let commands: BTreeSet<&[String]> =
+        mutants.iter().flat_map(|m| &m.red).map(|red| &red[..]).collect();
     let mut before = BTreeMap::new();
     for (number, red) in commands.into_iter().enumerate() {
         let (outcome, seconds) = timed(|| bench.try_command(red, &format!("green-{number}")))?;
@@ -165,9 +171,10 @@ pub fn run(dir: &Path, only: &[&str], say: &mut dyn FnMut(&str)) -> Result<bool,
     }
     let mut table = Vec::new();
     for mutant in &mutants {
-        let (outcome, seconds) = match before.get(&mutant.red[..]) {
-            Some(Outcome::Green) => timed(|| bench.try_mutant(mutant))?,
-            _ => (Outcome::NotGreenBefore, 0),
+        let is_green = |red: &Vec<String>| before.get(&red[..]) == Some(&Outcome::Green);
+        let (outcome, seconds) = match mutant.red.iter().all(is_green) {
+            true => timed(|| bench.try_mutant(mutant))?,
+            false => (Outcome::NotGreenBefore, 0),
         };
         say(&format!("{}: {outcome} after {seconds} s", mutant.number));
         table.push((mutant, outcome, seconds));
@@ -249,7 +256,14 @@ impl Bench {
         if apply(&self.copy, &mutant.path, &[]).map_err(git)?.is_err() {
             return Ok(Outcome::DoesNotApply);
         }
-        let outcome = self.try_command(&mutant.red, &mutant.number);
+        // The first command that does not go red says what became of it.
+        let mut outcome = Ok(Outcome::Red);
+        for (number, red) in mutant.red.iter().enumerate() {
+            outcome = self.try_command(red, &format!("{}-{number}", mutant.number));
+            if outcome != Ok(Outcome::Red) {
+                break;
+            }
+        }
         apply(&self.copy, &mutant.path, &["--reverse"]).map_err(git)??;
         outcome
     }

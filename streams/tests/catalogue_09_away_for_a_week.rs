@@ -71,8 +71,7 @@ fn open(disk: &SimDisk, time: i64, seed: u64) -> SimEngine {
 
 /// Ten records, 5 ms apart, from this time on.
 fn input(log: &dyn Log, from: i64) {
-    let new =
-        NewTopic { name: "in".to_owned(), partitions: 1, config: TopicConfig::default() };
+    let new = NewTopic { name: "in".to_owned(), partitions: 1, config: TopicConfig::default() };
     match now(log.create_topic(&new)) {
         Ok(_) | Err(thalweg_core::Error::TopicExists { .. }) => {}
         Err(e) => panic!("{e}"),
@@ -176,8 +175,8 @@ fn an_application_that_was_away_goes_on_where_it_was() -> Result<()> {
 
 /// The positions are gone, what they led to is not: to start over would write all of it once more.
 #[test]
-fn without_positions_beside_its_own_output_an_application_is_refused_with_two_ways_out() -> Result<()>
-{
+fn without_positions_beside_its_own_output_an_application_is_refused_with_two_ways_out()
+-> Result<()> {
     for ((pipeline, writes, results), elsewhere) in
         PIPELINES.into_iter().zip([moving_elsewhere as Pipeline, counting])
     {
