@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// A command that runs for longer hangs.
 const LIMIT: Duration = Duration::from_secs(900);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Exit status of `cargo test` when a test failed.
+/// Exit status of `cargo test` when a test failed, and of a program that panics.
 const A_TEST_FAILED: i32 = 101;
 
 /// One patch.
@@ -59,8 +59,10 @@ pub enum Outcome {
     DoesNotApply,
     /// What the patch leaves is no program.
     DoesNotBuild,
-    /// The command fails, or meets no test, without the patch.
+    /// A command fails, or meets no test, without the patch.
     NotGreenBefore,
+    /// A command ended, but not in the way of a test: it met none, or was cut off.
+    NoVerdict,
 }
 
 impl fmt::Display for Outcome {
@@ -72,6 +74,7 @@ impl fmt::Display for Outcome {
             Self::DoesNotApply => "does not apply",
             Self::DoesNotBuild => "does not build",
             Self::NotGreenBefore => "not green without it",
+            Self::NoVerdict => "no verdict",
         })
     }
 }
@@ -280,16 +283,17 @@ impl Bench {
             return Ok(Outcome::DoesNotBuild);
         }
         let (status, said) = self.cargo(&words(red).collect::<Vec<_>>(), log)?;
-        let tests = |what: &str, of: &str| said.contains(what) && !said.contains(of);
+        let is_run = red[0] == "run";
+        let passed =
+            said.contains("test result: ok. ") && !said.contains("test result: ok. 0 passed");
+        let failed = said.contains("test result: FAILED");
         Ok(match status.map(|status| status.code()) {
             None => Outcome::Hangs,
-            Some(Some(0)) if red[0] == "run" || tests("test result: ok. ", "ok. 0 passed") => {
-                Outcome::Green
-            }
-            Some(Some(1)) if red[0] == "run" => Outcome::Red,
-            Some(Some(A_TEST_FAILED)) if red[0] == "run" => Outcome::Red,
-            Some(Some(A_TEST_FAILED)) if said.contains("test result: FAILED") => Outcome::Red,
-            _ => Outcome::NotGreenBefore,
+            Some(Some(0)) if is_run || passed => Outcome::Green,
+            // A program of the workspace says 1, or panics.
+            Some(Some(1 | A_TEST_FAILED)) if is_run => Outcome::Red,
+            Some(Some(A_TEST_FAILED)) if failed => Outcome::Red,
+            _ => Outcome::NoVerdict,
         })
     }
 
