@@ -207,8 +207,12 @@ async fn work(
     view.abort();
     finished?;
     written?;
+    let cut = match shown.cut.load(Relaxed) {
+        0 => String::new(),
+        cut => format!(" ({cut} cut)"),
+    };
     say(&format!(
-        "{} lines, {} windows closed, {} late, {} files written",
+        "{} lines{cut}, {} windows closed, {} late, {} files written",
         shown.lines.load(Relaxed),
         shown.windows.load(Relaxed),
         shown.late.load(Relaxed),
@@ -288,6 +292,7 @@ async fn follow(
             say(&format!("{mark}: {}: {}", notice.path.display(), notice.what));
         }
         shown.files.store(source.stats().files, Relaxed);
+        shown.cut.store(source.stats().cut_lines, Relaxed);
         shown.lines.store(source.stats().lines, Relaxed);
         shown.skipped.store(source.skipped(), Relaxed);
         match step {
