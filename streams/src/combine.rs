@@ -11,6 +11,7 @@
 //! The idea is the combiner of MapReduce (Dean and Ghemawat, 2004, section 4.3).
 
 use std::collections::{HashMap, hash_map};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::chain::Out;
@@ -18,7 +19,6 @@ use crate::codec::Codec;
 use crate::cx::Cx;
 use crate::error::Result;
 use crate::stage::{End, Operator, Repartition, Visitor};
-use crate::stream::StateKey;
 use crate::time::{Judged, Mark};
 
 /// Keys held at once; with one more all are sent. Few enough that the longest lines fit in memory.
@@ -42,7 +42,7 @@ pub(crate) struct Combined<K, V, F, KC, VC> {
 
 impl<K, V, F, KC, VC> Combined<K, V, F, KC, VC>
 where
-    K: StateKey,
+    K: Hash + Eq + Clone + Send + 'static,
     V: 'static,
     KC: Codec<K>,
     VC: Codec<V>,
@@ -70,7 +70,7 @@ where
 
 impl<K, V, F, KC, VC> Out<K, V> for Combined<K, V, F, KC, VC>
 where
-    K: StateKey,
+    K: Hash + Eq + Clone + Send + 'static,
     V: Send + 'static,
     F: Fn(&mut V, V) + Send + Sync + 'static,
     KC: Codec<K>,
@@ -101,7 +101,7 @@ where
 
 impl<K, V, F, KC, VC> End<K, V> for Combined<K, V, F, KC, VC>
 where
-    K: StateKey,
+    K: Hash + Eq + Clone + Send + 'static,
     V: Send + 'static,
     F: Fn(&mut V, V) + Send + Sync + 'static,
     KC: Codec<K>,
@@ -114,7 +114,7 @@ where
 
 impl<K, V, F, KC, VC> Operator for Combined<K, V, F, KC, VC>
 where
-    K: StateKey,
+    K: Hash + Eq + Clone + Send + 'static,
     V: Send + 'static,
     F: Fn(&mut V, V) + Send + Sync + 'static,
     KC: Codec<K>,
