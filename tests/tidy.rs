@@ -30,7 +30,7 @@ const FLOORS: [(&str, &[&str]); 3] = [
             "error codec topic state",
             "time cx",
             "chain overlay stage",
-            "window aggregate",
+            "window aggregate combine",
             "graph stream table windowed",
             "topology task",
             "layout position bring_up",

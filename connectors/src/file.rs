@@ -410,6 +410,7 @@ impl<D: Disk> FileSource<D> {
             quantum: tail.deficit,
         };
         let before = tail.offset();
+        let mut first_cut = None;
         let partition = (tail.hash % u64::from(out.partitions().max(1))) as u32;
         let mtime = stat.mtime_ms.to_be_bytes();
         let record_key = tail.record_key.as_bytes();
@@ -431,7 +432,10 @@ impl<D: Disk> FileSource<D> {
             *lines += 1;
             stats.lines += 1;
             stats.bytes += line.bytes.len() as u64;
-            stats.cut_lines += u64::from(line.cut.is_some());
+            if let Some(len) = line.cut {
+                stats.cut_lines += 1;
+                first_cut = first_cut.or(Some((line.offset, len)));
+            }
             stats.zero_bytes += line.zeros;
             Ok(!out.is_full())
         });
@@ -440,6 +444,15 @@ impl<D: Disk> FileSource<D> {
             tail.position.boot = boot;
             tail.position.text = true;
             tail.position.opening = Opening::EMPTY;
+        }
+        if let Some((at, len)) = first_cut
+            && !std::mem::replace(&mut tail.cut_told, true)
+        {
+            let limit = self.config.line_limit;
+            let what = format!(
+                "the line at byte {at} is {len} bytes long: cut to {limit}; others are only counted"
+            );
+            self.follow.notices.say(tail.name(), NoticeLevel::Info, what);
         }
         if tail.offset() > before {
             self.follow.was_read(key);

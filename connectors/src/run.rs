@@ -101,6 +101,11 @@ impl Backoff {
         pause.min(PAUSE_LONGEST)
     }
 
+    /// Whether the pause that was just given is worth a word: the first, and then about one a minute.
+    fn is_news(&self) -> bool {
+        self.pauses == 1 || self.pauses.is_multiple_of(NEWS_EVERY)
+    }
+
     /// Counts a restart; `None` when there were too many without a commit.
     fn restart(&mut self) -> Option<Duration> {
         self.restarts += 1;
@@ -115,4 +120,6 @@ async fn is_ready(stop: &mut Pin<&mut (impl Future<Output = ()> + Send)>) -> boo
 
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// So many of the longest pauses make a minute.
+const NEWS_EVERY: u32 = 12;
 const RESTARTS_MAX: u32 = 12;

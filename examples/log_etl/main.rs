@@ -143,6 +143,7 @@ async fn work(
 ) -> Result<u64, Failure> {
     let (stop_source, source_stops) = watch::channel(false);
     let (stop_sink, sink_stops) = watch::channel(false);
+    let mut signals = signals()?;
     let source = open_source(options, log).await?;
     let mut app = App::new("log-etl", pipeline(Zone::system(), options.grace))?
         .state_dir(options.data.join("state"))
@@ -162,8 +163,9 @@ async fn work(
     let mut source = tokio::task::spawn_blocking(move || {
         block_on(follow(source, their_log, theirs, source_stops))
     });
-    let theirs = Arc::clone(shown);
-    let mut sink = tokio::task::spawn_blocking(move || block_on(write(sink, theirs, sink_stops)));
+    let (theirs, hurry) = (Arc::clone(shown), signals.clone());
+    let mut sink =
+        tokio::task::spawn_blocking(move || block_on(write(sink, theirs, sink_stops, hurry)));
     let view = tokio::spawn(show(Arc::clone(shown)));
 
     // Whatever ends first decides: the input, a signal, or a failure.
@@ -173,7 +175,7 @@ async fn work(
         ended = &mut sink => Ended::Sink(ended?.map(drop)),
         failed = app.failed() => Ended::App(failed.into()),
         () = count(&app, shown) => Ended::Signal,
-        signal = signal() => { signal?; Ended::Signal }
+        () = asked(&mut signals, 1) => Ended::Signal,
     };
     let finished = match outcome {
         Ended::Source(Ok(())) => {
@@ -182,12 +184,13 @@ async fn work(
                 biased;
                 ended = app.end_of_input() => ended?,
                 () = count(&app, shown) => {}
+                () = asked(&mut signals, 1) => say(STOPPING),
             }
             look(&app, shown).await?;
             app.stop().await.map_err(Failure::from)
         }
         Ended::Signal => {
-            say("stopping: what was read is committed, open minutes stay open");
+            say(STOPPING);
             let _ = stop_source.send(true);
             let stopped = source.await?;
             look(&app, shown).await?;
@@ -207,8 +210,12 @@ async fn work(
     view.abort();
     finished?;
     written?;
+    let cut = match shown.cut.load(Relaxed) {
+        0 => String::new(),
+        cut => format!(" ({cut} cut)"),
+    };
     say(&format!(
-        "{} lines, {} windows closed, {} late, {} files written",
+        "{} lines{cut}, {} windows closed, {} late, {} files written",
         shown.lines.load(Relaxed),
         shown.windows.load(Relaxed),
         shown.late.load(Relaxed),
@@ -288,6 +295,7 @@ async fn follow(
             say(&format!("{mark}: {}: {}", notice.path.display(), notice.what));
         }
         shown.files.store(source.stats().files, Relaxed);
+        shown.cut.store(source.stats().cut_lines, Relaxed);
         shown.lines.store(source.stats().lines, Relaxed);
         shown.skipped.store(source.skipped(), Relaxed);
         match step {
@@ -304,18 +312,28 @@ async fn follow(
     }
 }
 
-/// Writes until told to stop, then everything that is committed.
+/// Writes until told to stop, then everything that is committed; what a full disk holds up after a
+/// signal is left to the next start.
 async fn write(
     mut runner: SinkRunner<FileSink<RealDisk>>,
     shown: Arc<Shown>,
     mut stop: watch::Receiver<bool>,
+    mut signals: watch::Receiver<u32>,
 ) -> Result<u64, Failure> {
     let told = async {
         // An error means that whoever would tell is gone.
         let _ = stop.wait_for(|stop| *stop).await;
     };
     runner.run(told).await?;
-    runner.finish().await?;
+    let mut again = signals.clone();
+    let hurry = async {
+        asked(&mut signals, 1).await;
+        let again = std::pin::pin!(asked(&mut again, 2));
+        select(again, std::pin::pin!(tokio::time::sleep(PATIENCE))).await;
+    };
+    if !runner.finish_until(hurry).await? {
+        say("not everything is written: the next start goes on there");
+    }
     let stats = runner.sink().stats();
     shown.finished.store(stats.files_finished, Relaxed);
     Ok(stats.files_finished)
@@ -339,11 +357,33 @@ async fn count(app: &RunningApp, shown: &Shown) {
     std::future::pending::<()>().await;
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn signal() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
+/// How long after a signal the sink goes on writing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const STOPPING: &str = "stopping: what was read is committed, open minutes stay open";
+
+/// Counts Ctrl-C and SIGTERM.
+fn signals() -> std::io::Result<watch::Receiver<u32>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (count, counted) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            count.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(counted)
+}
+
+/// Until so many signals came.
+async fn asked(signals: &mut watch::Receiver<u32>, times: u32) {
+    if signals.wait_for(|&count| count >= times).await.is_err() {
+        // Nobody counts any more: the program ends.
+        std::future::pending::<()>().await;
     }
 }

@@ -101,7 +101,12 @@ pub(crate) fn pipeline(zone: Zone, grace: Duration) -> impl FnOnce(&Builder) -> 
 
         lines
             .map(|(), event| (event.program.clone(), Latest::of(&event)))
-            .repartition(&BY_PROGRAM)
+            // Of what one commit sends only the last line of each program can win.
+            .repartition_combined(&BY_PROGRAM, |held, new| {
+                if new.order() > held.order() {
+                    *held = new;
+                }
+            })
             .to_table_by(&LAST, |new, old| new.order() > old.order())
             .to_stream()
             .flat_map_values(|program, last| last.map(|last| last.to_json(program)))

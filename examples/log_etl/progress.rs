@@ -28,6 +28,8 @@ pub(crate) struct Shown {
     pub(crate) finished: AtomicU64,
     /// Inputs that are left out.
     pub(crate) skipped: AtomicU64,
+    /// Lines that were cut.
+    pub(crate) cut: AtomicU64,
 }
 
 /// Says something to the person, above the view if there is one.

@@ -34,6 +34,8 @@ use crate::worker::{Checkpoints, Parts, Progress, Step, Worker, WorkerConfig};
 
 /// How long a worker waits before it tries again what may pass by itself.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How often it says so.
+const RETRY_TOLD_EVERY_MS: i64 = 60_000;
 /// The longest wait for records: after it a worker looks at the clock again.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
@@ -448,6 +450,7 @@ async fn run(
     log: &Arc<dyn Log>,
     commands: &(Mutex<Vec<Command>>, Notify),
 ) -> Result<()> {
+    let mut told_at = None;
     loop {
         let told = std::mem::take(&mut *commands.0.lock());
         for command in told {
@@ -470,7 +473,11 @@ async fn run(
                 }
             }
             Err(Error::Log(e)) if e.is_retriable() => {
-                tracing::warn!(error = %e, "the transaction was aborted; it is tried again");
+                let now = log.now();
+                if told_at.is_none_or(|at| now - at >= RETRY_TOLD_EVERY_MS) {
+                    told_at = Some(now);
+                    tracing::warn!(error = %e, "the transaction was aborted; it is tried again");
+                }
                 log.sleep(RETRY_AFTER).await;
             }
             Err(e) => return Err(e),

@@ -35,7 +35,7 @@
 //! | [`error`], [`codec`], [`topic`], [`state`] | values: errors, values <-> bytes, typed names; rows of bytes below a task, and the records that bring them back |
 //! | [`time`], `cx` | event time; what surrounds a record on its way |
 //! | [`chain`], `overlay`, `stage` | fused operators; typed state; the boundaries between |
-//! | [`window`], `aggregate` | windows of time; the stateful operators |
+//! | [`window`], `aggregate`, `combine` | windows of time; the stateful operators |
 //! | `graph`, [`stream`], [`table`], [`windowed`] | the DSL |
 //! | [`topology`], [`task`] | the checked pipeline; one subtopology on one partition |
 //! | `layout`, `position`, `bring_up` | topics of the application; starting its tasks |
@@ -59,6 +59,7 @@ mod overlay;
 mod stage;
 
 mod aggregate;
+mod combine;
 pub mod window;
 
 mod graph;

@@ -24,6 +24,7 @@ use crate::chain::{
     Op, Parse, Pass, Punctuate, RecordTime, SelectKey, Source, Then, UpstreamTime,
 };
 use crate::codec::Codec;
+use crate::combine::Combined;
 use crate::cx::{Meta, OutputId, Rec};
 use crate::graph::{Graph, SourceInfo};
 use crate::stage::{End, Fused, Next, RecordWriter, Repartition, Setup, Sink, Slot, Split, Tee};
@@ -432,14 +433,50 @@ where
         VC: Codec<V>,
     {
         let _ = self.place.stage(&format!("repartition {}", topic.name()));
-        let graph = Rc::clone(&self.place.graph);
-        let part = self.place.part;
-        let output = graph.borrow_mut().repartition(part, topic.name(), topic.kind());
-        let writer = writer(topic, output);
-        self.end(move |_| Repartition { writer: writer(), committed: None, sent: None });
-        let (key, value) = (topic.key.clone(), topic.value.clone());
-        let head = Decode { key, value, time: UpstreamTime, types: PhantomData };
-        source(&graph, topic, head)
+        let (graph, ends) = (Rc::clone(&self.place.graph), repartition_ends(&self.place, topic));
+        self.end(move |_| ends());
+        from_repartition(&graph, topic)
+    }
+
+    /// As [`Stream::repartition`], where only a summary of a key's records is wanted: those read in
+    /// one transaction are made into one before they are sent. `combine` puts a record into what is
+    /// held of its key; the result must not depend on which records are put together first (a sum, a
+    /// greatest one), because commits cut the stream anywhere. Headers do not go along; the latest
+    /// time does.
+    ///
+    /// ```
+    /// use thalweg_streams::{Builder, Store, Topic, Topology};
+    ///
+    /// const BIDS: Topic<u64, i64> = Topic::new("bids");
+    /// const BY_PRICE: Topic<i64, u64> = Topic::internal("bids-by-price");
+    /// const HIGHEST: Store<i64, u64> = Store::new("highest");
+    ///
+    /// Topology::build("auction", |b: &Builder| {
+    ///     b.stream(&BIDS)
+    ///         .map(|bidder, price| (price / 100, bidder))
+    ///         .repartition_combined(&BY_PRICE, |held, new| *held = new.max(*held))
+    ///         .to_table_by(&HIGHEST, |new, old| new > old);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), thalweg_streams::Error>(())
+    /// ```
+    pub fn repartition_combined<KC, VC, F>(
+        self,
+        topic: &Topic<K, V, KC, VC>,
+        combine: F,
+    ) -> Stream<K, V, ByKey, Decode<K, V, KC, VC, UpstreamTime>>
+    where
+        K: StateKey,
+        V: Send,
+        KC: Codec<K>,
+        VC: Codec<V>,
+        F: Fn(&mut V, V) + Send + Sync + 'static,
+    {
+        let _ = self.place.stage(&format!("combine > repartition {}", topic.name()));
+        let (graph, ends) = (Rc::clone(&self.place.graph), repartition_ends(&self.place, topic));
+        let combine = Arc::new(combine);
+        self.end(move |_| Combined::new(Arc::clone(&combine), ends()));
+        from_repartition(&graph, topic)
     }
 
     /// The same stream with its operators hidden: a boundary of one virtual call per record, and a
@@ -491,6 +528,36 @@ where
             types: PhantomData,
         })
     }
+}
+
+/// What makes the ends of a stream in a repartition topic, one per task.
+fn repartition_ends<K, V, KC, VC>(
+    place: &Place,
+    topic: &Topic<K, V, KC, VC>,
+) -> impl Fn() -> Repartition<KC, VC> + Send + Sync + 'static
+where
+    KC: Codec<K>,
+    VC: Codec<V>,
+{
+    let output = place.graph.borrow_mut().repartition(place.part, topic.name(), topic.kind());
+    let writer = writer(topic, output);
+    move || Repartition { writer: writer(), committed: None, sent: None }
+}
+
+/// The stream behind a repartition topic.
+fn from_repartition<K, V, KC, VC>(
+    graph: &Rc<RefCell<Graph>>,
+    topic: &Topic<K, V, KC, VC>,
+) -> Stream<K, V, ByKey, Decode<K, V, KC, VC, UpstreamTime>>
+where
+    K: 'static,
+    V: 'static,
+    KC: Codec<K>,
+    VC: Codec<V>,
+{
+    let (key, value) = (topic.key.clone(), topic.value.clone());
+    let head = Decode { key, value, time: UpstreamTime, types: PhantomData };
+    source(graph, topic, head)
 }
 
 /// What makes the encoders of an output, one per task.

@@ -282,3 +282,79 @@ fn a_record_that_is_not_what_the_type_says_stops_the_task_and_is_named() -> Resu
     assert!(t.run().is_err(), "null has no place in an i64 either");
     Ok(())
 }
+
+const BY_GROUP: Topic<u32, i64> = Topic::internal("by-group");
+
+/// Sums by `key % 3`, combined before they are sent or not.
+fn sums(combined: bool) -> Result<Topology> {
+    build(move |b| {
+        let grouped = b.stream(&IN).map(|k, v| (k % 3, v));
+        let grouped = match combined {
+            true => grouped.repartition_combined(&BY_GROUP, |held, new| *held += new).boxed(),
+            false => grouped.repartition(&BY_GROUP).boxed(),
+        };
+        grouped.aggregate(&LATEST, || 0, |sum, _, v| *sum += v).to(&OUT);
+    })
+}
+
+#[test]
+fn a_combiner_changes_what_is_sent_and_not_what_comes_of_it() -> Result<()> {
+    let mut rows = Vec::new();
+    for combined in [true, false] {
+        let mut t = TestDriver::new(sums(combined)?);
+        for n in 0..90 {
+            t.pipe(&IN, &n, &i64::from(n), 1000 + i64::from(n))?;
+            if n % 30 == 29 {
+                t.run()?;
+            }
+        }
+        let sent = t.find(&BY_GROUP)?;
+        assert_eq!(sent.len(), if combined { 3 * 3 } else { 90 });
+        if combined {
+            // In the order in which the keys came, each at its latest record's time.
+            let first: Vec<(u32, i64, i64)> =
+                sent[..3].iter().map(|f| (f.key, f.value, f.timestamp)).collect();
+            assert_eq!(first, [(0, 135, 1027), (1, 145, 1028), (2, 155, 1029)]);
+        }
+        rows.push(t.rows(&LATEST)?);
+    }
+    assert_eq!(rows[0], rows[1]);
+    Ok(())
+}
+
+#[test]
+fn what_a_combiner_held_is_forgotten_by_an_abort_and_read_again() -> Result<()> {
+    let mut t = TestDriver::new(sums(true)?);
+    t.pipe(&IN, &0, &1, 0)?;
+    t.process()?;
+    t.abort();
+    t.pipe(&IN, &3, &10, 0)?;
+    t.run()?;
+    t.crash()?;
+    t.pipe(&IN, &6, &100, 0)?;
+    t.run()?;
+    assert_eq!(t.rows(&LATEST)?.into_iter().collect::<Vec<_>>(), [(0, 111)]);
+    Ok(())
+}
+
+#[test]
+fn a_combiner_with_too_many_keys_sends_what_it_holds() -> Result<()> {
+    let topology = build(|b| {
+        b.stream(&IN).repartition_combined(&BY_GROUP, |held, new| *held += new).to(&OUT);
+    })?;
+    let mut t = TestDriver::new(topology);
+    t.batch(100_000);
+    for round in 0..2 {
+        for key in 0..1500 {
+            t.pipe(&IN, &key, &(i64::from(key) + round), 0)?;
+        }
+    }
+    t.run()?;
+    let mut sums = std::collections::BTreeMap::new();
+    for (key, value) in t.read(&OUT)? {
+        *sums.entry(key).or_insert(0) += value;
+    }
+    assert_eq!(sums.len(), 1500);
+    assert!(sums.iter().all(|(key, sum)| *sum == 2 * i64::from(*key) + 1));
+    Ok(())
+}

@@ -74,6 +74,8 @@ pub(crate) struct Finder {
     wanted: Vec<Wanted>,
     excluded: Vec<PathBuf>,
     pass_unreadable: bool,
+    /// What becomes of a name without a file.
+    hope: &'static str,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Finder {
             wanted,
             excluded: excluded.collect::<Result<_>>()?,
             pass_unreadable: config.pass_unreadable,
+            hope: if config.once { "; left out" } else { "; waiting for it" },
         })
     }
 
@@ -155,12 +158,13 @@ impl Finder {
                         walk.listing.fault(
                             path,
                             Trouble::Missing,
-                            "no file is named so; waiting for one",
+                            format!("no file is named so{}", self.hope),
                         );
                     }
                 }
                 None => {
-                    walk.listing.fault(path, Trouble::Missing, "does not exist; waiting for it");
+                    let what = format!("does not exist{}", self.hope);
+                    walk.listing.fault(path, Trouble::Missing, what);
                 }
             },
             Err(e) => walk.unseen(path, &e),

@@ -108,6 +108,8 @@ pub(crate) struct Tail<F> {
     pub(crate) take_rest: bool,
     /// The file when its rest was taken last.
     pub(crate) rest_taken: Option<Seen>,
+    /// It was told that lines of it are cut.
+    pub(crate) cut_told: bool,
     /// It could not be opened or read: tried again at each scan.
     pub(crate) denied: bool,
     /// Waits for its turn.
@@ -144,6 +146,7 @@ impl<F: DiskFile> Tail<F> {
             finished: false,
             take_rest: false,
             rest_taken: None,
+            cut_told: false,
             denied: false,
             queued: false,
             deficit: 0,

@@ -78,7 +78,10 @@ impl<D: Disk> Temporary<D> {
         self.flush()?;
         self.file.sync_data().map_err(|e| Error::Restart {
             what: format!("{}: cannot sync: {e}", self.path.display()),
-        })
+        })?;
+        // Nobody here reads it again: its pages are of more use to others. Only a hint.
+        let _ = self.file.drop_cache();
+        Ok(())
     }
 
     /// What finishes this file, once it is synced.

@@ -237,8 +237,22 @@ impl<S: Sink> SinkRunner<S> {
     /// Those that stop the runner; [`Error::Retry`] when records stay undecided for a minute: call
     /// again once their transactions are ended.
     pub async fn finish(&mut self) -> Result<()> {
+        self.finish_until(std::future::pending()).await.map(drop)
+    }
+
+    /// As [`SinkRunner::finish`], until `stop` is ready: then what is written is committed, if that
+    /// needs no long wait, and the rest is left to the next start. Whether it came to the end.
+    ///
+    /// # Errors
+    /// Those of [`SinkRunner::finish`].
+    pub async fn finish_until(&mut self, stop: impl Future<Output = ()> + Send) -> Result<bool> {
+        let mut stop = pin!(stop);
         let mut patience = UNDECIDED_PATIENCE;
         loop {
+            if is_ready(&mut stop).await {
+                self.roll().await?;
+                return Ok(false);
+            }
             let pauses = self.backoff.pauses;
             let Step::Idle(time) = self.step().await? else {
                 patience = UNDECIDED_PATIENCE;
@@ -246,7 +260,7 @@ impl<S: Sink> SinkRunner<S> {
             };
             if self.backoff.pauses > pauses {
                 // A failure that is waited for, such as a full disk, has no end of its own.
-                self.log.sleep(time).await;
+                select(stop.as_mut(), self.log.sleep(time)).await;
             } else if self.lag().await? > 0 {
                 // A step cannot know how soon the markers of a transaction come.
                 if patience == 0 {
@@ -254,8 +268,8 @@ impl<S: Sink> SinkRunner<S> {
                 }
                 patience -= 1;
                 self.log.sleep(UNDECIDED_WAIT).await;
-            } else if self.roll_within(u32::MAX).await? {
-                return Ok(());
+            } else if self.roll_within(ROLL_PATIENCE).await? {
+                return Ok(true);
             }
         }
     }
@@ -484,7 +498,9 @@ impl<S: Sink> SinkRunner<S> {
         let (what, pause) = match Verdict::of(&who, error) {
             Verdict::Later(what) => {
                 let pause = self.backoff.pause();
-                tracing::warn!(connector = self.config.name, ?pause, "{what}");
+                if self.backoff.is_news() {
+                    tracing::warn!(connector = self.config.name, "{what}");
+                }
                 return Ok(Step::Idle(pause));
             }
             Verdict::Again(what) => {

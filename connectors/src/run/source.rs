@@ -434,7 +434,9 @@ impl<S: Source> SourceRunner<S> {
         let (what, pause) = match Verdict::of(&who, error) {
             Verdict::Later(what) if !self.is_stale() => {
                 let pause = self.backoff.pause();
-                tracing::warn!(connector = self.config.name, ?pause, "{what}");
+                if self.backoff.is_news() {
+                    tracing::warn!(connector = self.config.name, "{what}");
+                }
                 return Ok(Step::Idle(pause));
             }
             // The log would abort it in time, and fence us.

@@ -187,3 +187,28 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         assert!(refused.contains(name), "{refused}");
     }
 }
+
+#[test]
+fn cut_lines_are_told_once_per_file_and_counted() {
+    let mut world = World::new(&["/log/*"]);
+    world.config.line_limit = 100;
+    world.kill();
+    let long = format!("{}\n", "x".repeat(250));
+    world.append("/log/a.log", ["short\n", &long, &long].concat());
+    world.append("/log/b.log", &long);
+    world.run(1000);
+    assert_eq!(world.source().stats().cut_lines, 3);
+    let said = world.said_of("/log/a.log");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("byte 6 is 250 bytes long: cut to 100"), "{said:?}");
+}
+
+#[test]
+fn a_source_that_reads_only_once_does_not_say_that_it_waits() {
+    let settings = FileSourceConfig { once: true, ..config(&["/log/none", "/log/*.x"]) };
+    let mut world = World::with(0, settings);
+    world.catch_up();
+    let said: Vec<String> = world.notices().into_iter().map(|n| n.what).collect();
+    assert_eq!(said, ["does not exist; left out", "no file is named so; left out"]);
+    assert_eq!(world.source().skipped(), 2);
+}

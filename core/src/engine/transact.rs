@@ -171,8 +171,11 @@ impl<D: Disk> Inner<D> {
                 self.mark(&plan)?;
                 let (inner, id) = (Arc::clone(self), Arc::clone(&plan.id));
                 let finish = async move {
-                    if let Err(e) = inner.finish(&id).await {
-                        // Whoever uses the id next, or opens the folder, finishes it and is told.
+                    // Whoever uses the id next, or opens the folder, finishes it and is told. That the
+                    // log was closed meanwhile is no news.
+                    if let Err(e) = inner.finish(&id).await
+                        && inner.stopped().is_none()
+                    {
                         tracing::warn!(%id, error = %e, "a decided transaction is not complete yet");
                     }
                 };

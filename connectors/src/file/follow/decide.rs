@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use thalweg_core::disk::{Disk, DiskFile};
 
-use super::handles::{is_out_of_handles, open_with_stat, refused};
+use super::handles::{is_out_of_handles, open_with_stat, refusal, refused};
 use super::{Follow, ms};
 use crate::file::copies::{Means, Twinship, Undecided, Verdict, candidates, judge, look_again};
 use crate::file::discover::is_absent;
@@ -100,7 +100,7 @@ impl<D: Disk> Follow<D> {
                     undecided.denied = true;
                 }
                 refused(&mut self.notices, &self.config, path, e, || {
-                    format!("cannot be read: {e}; it is tried again at each scan")
+                    format!("cannot be read: {e}{}", refusal(&self.config, e))
                 });
             }
         }

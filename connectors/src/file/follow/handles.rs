@@ -96,7 +96,8 @@ impl<D: Disk> Follow<D> {
         let path = tail.name().to_owned();
         let offset = tail.offset();
         refused(&mut self.notices, &self.config, &path, error, || {
-            format!("cannot be {what} at byte {offset}: {error}; it is tried again at each scan")
+            let refusal = refusal(&self.config, error);
+            format!("cannot be {what} at byte {offset}: {error}{refusal}")
         });
     }
 
@@ -177,6 +178,17 @@ pub(super) fn refused(
 ) {
     if !(config.pass_unreadable && error.kind() == io::ErrorKind::PermissionDenied) {
         notices.trouble(path, Trouble::Unreadable, what);
+    }
+}
+
+/// What to do about a file that the system refuses, and what is done.
+pub(super) fn refusal(config: &FileSourceConfig, error: &io::Error) -> &'static str {
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    match (denied, config.once) {
+        (true, true) => "; left out: give read permission",
+        (true, false) => "; give read permission: it is tried again at each scan",
+        (false, true) => "; left out from there on",
+        (false, false) => "; it is tried again at each scan",
     }
 }
 
