@@ -354,7 +354,7 @@ impl Task {
     }
 
     fn mark(&self) -> Mark {
-        Mark { task: self.id, watermark: self.time.watermark(), idle: self.time.is_idle() }
+        Mark { task: self.id, watermark: self.time.watermark(), idle: self.time.says_idle() }
     }
 
     fn meta(&mut self, commit: &Commit<'_>) -> Meta {

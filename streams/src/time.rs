@@ -75,7 +75,9 @@ pub enum WhenIdle {
     #[default]
     Hold,
     /// The clock, this much behind. At most one minute per step, so that a clock that jumps ahead
-    /// does not take time with it.
+    /// does not take time with it. It waits for a source with [`Watermark::AfterBacklog`] to say, in
+    /// every partition and since this start, that its backlog is done: one that was not heard of yet
+    /// may be about to read what was written yesterday.
     AdvanceWithClock {
         /// How far behind the clock time stays.
         lag: Duration,
@@ -142,6 +144,9 @@ struct Input {
     /// Some record was read, timed or not.
     seen: bool,
     backlog: bool,
+    /// The source said since the start that its backlog is done, or is none that would say so; never
+    /// stored: the next start has a backlog of its own.
+    caught_up: bool,
     /// The consumer stands at the end; never stored, since it is a fact of the moment.
     at_end: bool,
     upstream: Vec<Upstream>,
@@ -215,6 +220,7 @@ impl TaskTime {
             watermark: NEVER,
             seen: false,
             backlog: false,
+            caught_up: !matches!(settings.watermark, Watermark::AfterBacklog(_)),
             at_end: false,
             upstream: tasks
                 .iter()
@@ -303,6 +309,7 @@ impl TaskTime {
         if self.inputs[at].after_backlog {
             self.settle();
             self.inputs[at].backlog = begins;
+            self.inputs[at].caught_up = !begins;
             self.settle();
         }
     }
@@ -330,6 +337,16 @@ impl TaskTime {
         self.inputs.iter().all(Input::is_idle)
     }
 
+    /// Whether the tasks behind a repartition may take this one for idle: where the clock moves time,
+    /// not before it may do so here.
+    pub(crate) fn says_idle(&self) -> bool {
+        self.is_idle() && (self.when_idle == WhenIdle::Hold || self.is_caught_up())
+    }
+
+    fn is_caught_up(&self) -> bool {
+        self.inputs.iter().all(|input| input.caught_up)
+    }
+
     /// Lets the clock move time, if everything is idle and the policy says so.
     pub(crate) fn advance_clock(&mut self, clock: Timestamp) {
         const STEP_MS_MAX: i64 = 60_000;
@@ -338,7 +355,7 @@ impl TaskTime {
             self.clock_step.map_or(clock, |last| clock.min(last.saturating_add(STEP_MS_MAX)));
         self.clock_step = Some(step);
         let reached = step.saturating_sub(millis(lag));
-        if self.is_idle() && reached > self.watermark() {
+        if self.is_idle() && self.is_caught_up() && reached > self.watermark() {
             self.watermark = reached;
             self.clock_advance = Some(reached);
         }
@@ -376,7 +393,8 @@ impl TaskTime {
             input.seen = take(1)? == [1];
             input.watermark = time(take(8)?)?;
             for &(task, watermark) in &position.upstream {
-                let idle = take(1)? == [1];
+                // Where the clock moves time, they have to say it again: a new start, a new backlog.
+                let idle = take(1)? == [1] && self.when_idle == WhenIdle::Hold;
                 if let Some(upstream) = input.upstream.iter_mut().find(|u| u.task == task) {
                     *upstream = Upstream { task, watermark, idle, heard: true };
                 }

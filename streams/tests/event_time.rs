@@ -257,6 +257,56 @@ fn the_clock_moves_nothing_in_a_backlog() -> Result<()> {
     Ok(())
 }
 
+/// A start is slow: the source looks through its files while the clock goes on.
+#[test]
+fn the_clock_waits_for_a_source_that_was_not_heard_of_since_the_start() -> Result<()> {
+    let pipeline = |hops: bool| {
+        Topology::build("test", |b| {
+            b.when_idle(WhenIdle::AdvanceWithClock { lag: Duration::from_secs(5) });
+            let after_backlog = Watermark::AfterBacklog(Duration::ZERO);
+            let records = b.stream(&IN).timestamp(time_of).watermark(after_backlog);
+            let window = Tumbling::of(Duration::from_millis(10)).no_grace();
+            if hops {
+                let moved = records.select_key(|key, _| *key).repartition(&MOVED).window(window);
+                moved.count(&WINDOWS).late(|late| late.to(&LATE)).emit(OnClose).to(&COUNTS);
+            } else {
+                let here = records.window(window);
+                here.count(&WINDOWS).late(|late| late.to(&LATE)).emit(OnClose).to(&COUNTS);
+            }
+            Ok(())
+        })
+    };
+    for hops in [false, true] {
+        let mut t = TestDriver::new(pipeline(hops)?);
+        let time = |t: &TestDriver| t.task(usize::from(hops), 0).expect("a task").watermark();
+        t.clock(1_000_000).tick(60_000)?;
+        t.tick(1_000)?;
+        assert_eq!(time(&t), None, "hops: {hops}: nobody was heard of");
+        t.pipe_backlog("in", false)?;
+        t.run()?;
+        t.tick(4_000)?;
+        t.tick(1_000)?;
+        assert_eq!(time(&t), Some(1_061_000), "hops: {hops}");
+        // Ten minutes later it is started again, and has a backlog.
+        t.crash()?;
+        for _ in 0..10 {
+            t.tick(60_000)?;
+        }
+        assert_eq!(time(&t), Some(1_061_000), "hops: {hops}: nor in this life");
+        t.pipe_backlog("in", true)?;
+        t.pipe(&IN, &1, &1_200_000, 1_666_000)?;
+        t.tick(1_000)?;
+        t.pipe(&IN, &1, &1_100_000, 1_667_000)?;
+        t.pipe_backlog("in", false)?;
+        t.run()?;
+        t.tick(10_000)?;
+        t.tick(10_000)?;
+        assert_eq!(t.read(&LATE)?, [], "hops: {hops}");
+        assert_eq!(starts(&mut t)?, [1_100_000, 1_200_000], "hops: {hops}");
+    }
+    Ok(())
+}
+
 #[test]
 fn time_passes_a_filter_that_drops_everything() -> Result<()> {
     let mut t = TestDriver::new(hop(WhenIdle::Hold)?);
