@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use thalweg_core::batch::{BatchBuilder, BatchRef, Scratch};
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{ProducerIdentity, Uuid};
-use thalweg_core::record::WATERMARK_HEADER;
+use thalweg_core::record::{BACKLOG_HEADER, WATERMARK_HEADER};
 use thalweg_streams::driver::TestDriver;
 use thalweg_streams::state::backend::StateStore;
 use thalweg_streams::state::memory::MemoryStore;
@@ -254,6 +254,46 @@ fn the_clock_moves_nothing_in_a_backlog() -> Result<()> {
     assert_eq!((t.read(&LATE)?, starts(&mut t)?), (vec![], vec![100_000]));
     t.tick(10_000)?;
     assert_eq!(starts(&mut t)?, [900_000], "now the clock may");
+    Ok(())
+}
+
+/// One that is slow holds up the tasks behind a repartition, although it stands at its end: its next
+/// file may be older than what others have read.
+#[test]
+fn a_partition_in_its_backlog_is_not_idle() -> Result<()> {
+    let topology = Topology::build("test", |b| {
+        b.stream(&IN)
+            .timestamp(time_of)
+            .watermark(Watermark::AfterBacklog(Duration::ZERO))
+            .select_key(|key, _| *key)
+            .repartition(&MOVED)
+            .window(Tumbling::of(Duration::from_millis(10)).no_grace())
+            .count(&WINDOWS)
+            .late(|late| late.to(&LATE))
+            .emit(OnClose)
+            .to(&COUNTS);
+        Ok(())
+    })?;
+    let mut t = TestDriver::with_partitions(topology, 2);
+    let done = |t: &mut TestDriver, partition: u32| {
+        let headers = [(BACKLOG_HEADER.as_bytes(), Some(&b"done"[..]))];
+        t.pipe_raw("in", partition, None, None, &headers, 1000)
+    };
+    let raw = |t: &mut TestDriver, partition: u32, time: i64| {
+        t.pipe_raw("in", partition, Some(&[1]), Some(&time.to_le_bytes()), &[], 1000)
+    };
+    t.pipe_backlog("in", true)?;
+    raw(&mut t, 1, 100)?;
+    done(&mut t, 1)?;
+    t.run()?;
+    t.idle()?;
+    assert_eq!(t.task(1, 0).expect("a task").watermark(), None, "partition 0 reads on");
+    raw(&mut t, 0, 30)?;
+    t.run()?;
+    done(&mut t, 0)?;
+    t.run()?;
+    assert_eq!(t.read(&LATE)?, []);
+    assert_eq!(t.task(1, 0).expect("a task").watermark(), Some(30), "the slowest says how far");
     Ok(())
 }
 
