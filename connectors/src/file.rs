@@ -272,7 +272,8 @@ impl<D: Disk> FileSource<D> {
             if self.backlog == Backlog::Unknown {
                 for tail in self.follow.tails.values_mut() {
                     let upto = tail.upto();
-                    let reads = tail.position.twin.is_none() && tail.at.is_some();
+                    let is_there = tail.at.is_some() || tail.handle.is_some();
+                    let reads = tail.position.twin.is_none() && is_there;
                     tail.backlog = (reads && upto > tail.offset()).then_some(upto);
                 }
                 self.backlog = match self.has_backlog() {

@@ -127,11 +127,12 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_recovery_looked_at_the_medi
 /// What recovery read is on the medium when it returns: a power loss right after it changes nothing.
 #[test]
 fn what_recovery_found_in_the_cache_is_durable_when_it_returns() {
-    for seed in 0..40 {
+    // Many segments, or the first one, whose name nobody but recovery has a reason to sync.
+    for (seed, segment_bytes) in (0..40).map(|seed| (seed, [400, 1 << 20][seed as usize % 2])) {
         let disk = SimDisk::new(seed);
         disk.set_early_write_back(0);
         let log = open(&disk, Level::Os, 1).expect("opens");
-        create(&*log, "t", 1, 400).expect("created");
+        create(&*log, "t", 1, segment_bytes).expect("created");
         for n in 0..12 {
             append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
         }
@@ -139,5 +140,30 @@ fn what_recovery_found_in_the_cache_is_durable_when_it_returns() {
         assert_eq!(committed(&*log, "t").len(), 12);
         let (_, log) = reopen(&disk, Crash::Power, Level::Os);
         assert_eq!(committed(&*log, "t").len(), 12, "seed {seed}");
+    }
+}
+
+/// What recovery cut does not come back: a record behind the cut may be whole, and what is decided from
+/// now on rests on its not being there.
+#[test]
+fn what_recovery_cut_is_gone_for_good_when_it_returns() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk, Level::Disk, 1).expect("opens");
+        create(&*log, "t", 1, 1 << 20).expect("created");
+        for n in 0..9 {
+            append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+        }
+        drop(log);
+        // The hint was not noted yet, so a bad batch is a torn tail. Those behind it are whole.
+        let path = segment("t", 0, "log");
+        let each = bytes_of(&disk, &path).len() as u64 / 9;
+        disk.flip_bit(&path, 3 * each + 70, 1).expect("there");
+        let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(log.report().cut_bytes, 6 * each);
+        disk.crash(Crash::Power);
+        let disk = disk.restart();
+        assert_eq!(bytes_of(&disk, &path).len() as u64, 3 * each, "seed {seed}");
+        drop(log);
     }
 }

@@ -5,6 +5,9 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use common::*;
 use thalweg_core::batch::stamp;
@@ -199,6 +202,50 @@ fn where_a_marker_is_durable_the_decision_stands() {
     assert_eq!(both(&*log), (vec!["one".into(), "behind".into()], vec![], Some("one".into())));
     assert_decided(&*log, "b", "it got its marker");
     drop(disk);
+}
+
+/// A device that refuses to read says nothing of what is on it: no decision rests on that.
+#[test]
+fn a_read_error_while_opening_revokes_nothing() {
+    let mut refused = 0;
+    for nth in 1.. {
+        let disk = SimDisk::new(5);
+        disk.set_early_write_back(0);
+        let log = opened(&disk, Level::Disk);
+        let producer = init(&*log, "tx");
+        transfer(&*log, producer, "one").expect("acknowledged");
+        drop(log);
+        // Its markers are lost, so that what it names has to be looked for.
+        for name in ["a", "b", "__consumer_offsets"] {
+            disk.drop_unsynced(&segment(name, 0, "log")).expect("there");
+        }
+        disk.crash(Crash::Process);
+        let disk = disk.restart();
+        let count = Arc::new(AtomicU64::new(0));
+        let met = Arc::clone(&count);
+        disk.fail_on(Call::Read, Failure::Io, 1, move |_| met.fetch_add(1, Relaxed) + 1 == nth);
+        match open(&disk, Level::Disk, 2) {
+            Ok(log) => {
+                assert_eq!((log.report().finished, log.report().revoked), (1, 0), "read {nth}");
+            }
+            Err(e) => {
+                assert!(matches!(e, Error::Io { .. }), "read {nth}: {e}");
+                refused += 1;
+            }
+        }
+        let ended = count.load(Relaxed) < nth;
+        disk.heal();
+        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(
+            both(&*log),
+            (vec!["one".into()], vec!["one".into()], Some("one".into())),
+            "read {nth}"
+        );
+        if ended {
+            break;
+        }
+    }
+    assert!(refused > 5, "{refused}");
 }
 
 /// At level `os` an acknowledgement never promised more than a process crash: the decision stands.

@@ -322,6 +322,28 @@ fn a_folder_that_belongs_to_nobody_is_left_alone() {
     create(&*log, "other", 1, 400).expect("goes on");
 }
 
+/// Somebody put a folder of another topic where that of a deleted one should be.
+#[test]
+fn deleting_a_topic_removes_no_folder_that_carries_another_id() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, Level::Disk, 1).expect("opens");
+    for topic in ["t", "other"] {
+        create(&*log, topic, 1, 400).expect("created");
+        append(&*log, &at(topic), topic).expect("acknowledged");
+    }
+    log.close().expect("closes");
+    drop(log);
+    let id = bytes_of(&disk, &folder("other").join("partition.metadata"));
+    overwrite(&disk, &folder("t").join("partition.metadata"), &id);
+    let log = open(&disk, Level::Disk, 2).expect("opens");
+    assert_eq!(log.report().damaged.len(), 1, "{:?}", log.report().damaged);
+    now(log.delete_topic("t")).expect("deleted");
+    assert!(disk.stat(&segment("t", 0, "log")).is_ok());
+    let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
+    assert!(disk.stat(&segment("t", 0, "log")).is_ok());
+    assert_eq!(committed(&*log, "other"), ["other"]);
+}
+
 /// Records in a folder that does not say of which topic are not taken over by a new one.
 #[test]
 fn records_without_an_id_are_not_taken_over() {

@@ -12,6 +12,7 @@ mod actors;
 pub mod campaign;
 mod chronicle;
 mod life;
+pub mod mutants;
 mod oracle;
 pub mod plan;
 pub mod run;

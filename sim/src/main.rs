@@ -5,14 +5,17 @@
 //!   thalweg-sim crashes [--from S] [--seeds N] [--kind K] --points P        P points of each
 //!   thalweg-sim crashes --all                                               every point of 200 seeds
 //!   thalweg-sim crashes --seed S --kind K [--point P] [--again Q].. [--store R]     one run, as told
+//!   thalweg-sim mutants [--only N[,N]] [--dir FOLDER]     each rule taken out: its test goes red
 //! ```
 //!
 //! Exit status: 0; 1 when something was found; 2 usage.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use thalweg_sim::campaign::{Tally, every_point, run_all, sampled, threads};
+use thalweg_sim::mutants::tree;
 use thalweg_sim::plan::Kind;
 use thalweg_sim::run::{Case, Failure, run};
 
@@ -21,7 +24,8 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.split_first() {
         Some((&"crashes", options)) => Crashes::parse(options).and_then(|crashes| crashes.run()),
-        _ => Err(format!("use: crashes; got {arguments:?}")),
+        Some((&"mutants", options)) => mutants(options),
+        _ => Err(format!("use: crashes or mutants; got {arguments:?}")),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -36,6 +40,21 @@ fn main() -> ExitCode {
 fn say(text: &str) {
     // Whoever closed the pipe does not want to know.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Whether all were red.
+fn mutants(options: &[&str]) -> Result<bool, String> {
+    let (mut dir, mut only) = (tree().join("sim/mutants"), Vec::new());
+    let mut rest = options.iter();
+    while let Some(&option) = rest.next() {
+        let mut value = || rest.next().copied().ok_or(format!("{option} needs a value"));
+        match option {
+            "--only" => only.extend(value()?.split(',')),
+            "--dir" => dir = PathBuf::from(value()?),
+            _ => return Err(format!("{option} is not known")),
+        }
+    }
+    thalweg_sim::mutants::run(&dir, &only, &mut |text| say(text))
 }
 
 #[derive(Default)]

@@ -227,6 +227,36 @@ fn file_b_is_not_late_behind_file_a_in_a_backlog() -> Result<()> {
     Ok(())
 }
 
+/// A source that is slow in its backlog leaves its partition at the end again and again.
+#[test]
+fn the_clock_moves_nothing_in_a_backlog() -> Result<()> {
+    let policy = WhenIdle::AdvanceWithClock { lag: Duration::from_secs(5) };
+    let mut t = TestDriver::new(Topology::build("test", |b| {
+        b.when_idle(policy);
+        b.stream(&IN)
+            .timestamp(time_of)
+            .watermark(Watermark::AfterBacklog(Duration::ZERO))
+            .window(Tumbling::of(Duration::from_millis(10)).no_grace())
+            .count(&WINDOWS)
+            .late(|late| late.to(&LATE))
+            .emit(OnClose)
+            .to(&COUNTS);
+        Ok(())
+    })?);
+    t.clock(1_000_000).pipe_backlog("in", true)?;
+    for time in [900_000, 100_000] {
+        t.pipe(&IN, &1, &time, 1_000_000)?;
+        t.tick(30_000)?;
+        assert_eq!(t.task(0, 0).expect("a task").watermark(), None, "time stands");
+    }
+    t.pipe_backlog("in", false)?;
+    t.run()?;
+    assert_eq!((t.read(&LATE)?, starts(&mut t)?), (vec![], vec![100_000]));
+    t.tick(10_000)?;
+    assert_eq!(starts(&mut t)?, [900_000], "now the clock may");
+    Ok(())
+}
+
 #[test]
 fn time_passes_a_filter_that_drops_everything() -> Result<()> {
     let mut t = TestDriver::new(hop(WhenIdle::Hold)?);

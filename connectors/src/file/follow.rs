@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   scan:  survey     place    names and sizes of the files that are known
+//!                     away     renamed out of sight while closed: by inode     away
 //!                     drain    without a name: read to its end, let go         leave
 //!                     verify   truncated, rewritten, reused?                   contents, handles
 //!                     meet     inodes without a position        -> undecided
@@ -16,6 +17,7 @@
 //! `dirty` and `retired` until it is marked; files are visited in the order of their keys or paths,
 //! never in that of a hash.
 
+mod away;
 mod contents;
 mod decide;
 mod durable;
@@ -211,6 +213,7 @@ impl<D: Disk> Follow<D> {
             listing.files.binary_search_by(|found| found.path.as_path().cmp(path)).is_ok()
         });
         let known = self.place(&listing, now);
+        self.follow_away(&listing, now);
         self.drain(now);
         let verified = self.verify(&known, now, scratch);
         self.meet(&listing, now);

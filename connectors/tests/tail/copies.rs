@@ -127,6 +127,8 @@ fn a_copy_that_outgrows_its_original_goes_on_from_there() {
         let end = if whole { "" } else { "is not the line that was begun\n" };
         world.append("/log/b.log", format!("{end}{}", numbered("b", 0, 3, 40)));
         world.run(10_000);
+        let own = world.rows().into_iter().filter(|row| row.file == "/log/b.log").count();
+        assert_eq!(own, 3 + usize::from(!whole), "whole {whole}, down {down}: without waiting");
         world.append("/log/a.log", numbered("a", 100, 1, 40));
         world.append("/log/b.log", numbered("b", 3, 1, 40));
         world.run(10_000);

@@ -1,5 +1,10 @@
 //! Files that are renamed, replaced, removed and truncated, while the source runs or is down.
 
+use std::path::Path;
+
+use thalweg_connectors::file::FileSourceConfig;
+use thalweg_core::disk::Disk;
+
 use crate::world::{World, config, is_restart, numbered};
 
 #[test]
@@ -36,6 +41,54 @@ fn a_file_renamed_while_down_is_found_by_its_inode() {
     let rows = world.rows();
     assert_eq!(rows[0].key, rows.iter().find(|r| r.line == "two").expect("read").key);
     assert_ne!(rows[0].key, rows.iter().find(|r| r.line == "three").expect("read").key);
+}
+
+#[test]
+fn a_file_renamed_out_of_the_glob_while_down_is_read_to_its_end() {
+    for to in ["/log/app/app.log.1", "/log/app/old/app.log.1", "/log/archive/app.log.1"] {
+        for once in [false, true] {
+            let what = format!("{to}, once: {once}");
+            let settings = FileSourceConfig { once, ..config(&["/log/app/*.log"]) };
+            let mut world = World::with(1, settings);
+            for folder in ["/log/app", "/log/app/old", "/log/archive"] {
+                world.hand.create_dir(Path::new(folder)).expect("made");
+            }
+            // Never read, and not ours to read.
+            world.append("/log/archive/other.log.1", "other\n");
+            world.append("/log/app/app.log", numbered("a", 0, 50, 40));
+            world.run(1000);
+            world.append("/log/app/app.log", numbered("a", 50, 50, 40) + "the rest");
+            world.kill();
+            world.rename("/log/app/app.log", to);
+            world.append("/log/app/app.log", "new\n");
+            world.run(30_000);
+            let lines = world.lines();
+            assert_eq!(lines.len(), 102, "{what}");
+            assert!(lines.contains(&"the rest".to_owned()), "{what}");
+            world.check_files_are_in_order();
+            let rows = world.rows();
+            assert_eq!(rows.iter().filter(|row| row.key == rows[0].key).count(), 101, "{what}");
+            // Its end was read: from now on it is nobody's business.
+            world.kill();
+            world.run(30_000);
+            assert_eq!(world.lines().len(), 102, "{what}");
+            assert_eq!(world.stored.len(), 1, "{what}: its position is gone");
+        }
+    }
+}
+
+#[test]
+fn a_file_renamed_out_of_the_glob_is_not_taken_for_another() {
+    // Its number went to a new file that begins otherwise.
+    let mut world = World::new(&["/log/*.log"]);
+    world.append("/log/app.log", "one\n");
+    world.run(1000);
+    world.kill();
+    world.remove("/log/app.log");
+    world.append("/log/app.txt", "something else\n");
+    world.append("/log/new.log", "two\n");
+    world.run(30_000);
+    assert_eq!(world.sorted(), ["one", "two"]);
 }
 
 #[test]
@@ -135,6 +188,23 @@ fn a_reused_inode_is_another_file_even_if_it_begins_the_same() {
 }
 
 #[test]
+fn a_reused_inode_is_told_by_its_birth_where_head_and_mark_agree() {
+    // The first KiB and the last bytes before the position are the same; one line between them is not.
+    let mut world = World::new(&["/log/*"]);
+    world.append("/log/anchor", "anchor\n");
+    world.append("/log/a.log", numbered("a", 0, 100, 40));
+    world.run(1000);
+    world.kill();
+    world.remove("/log/a.log");
+    world.wait(10);
+    let other = [numbered("a", 0, 50, 40), numbered("b", 50, 1, 40), numbered("a", 51, 50, 40)];
+    world.append("/log/a.log", other.concat());
+    world.run(10_000);
+    let again = world.rows().into_iter().filter(|row| row.key.ends_with(":1")).count();
+    assert_eq!((world.lines().len(), again), (202, 101), "all of it is new");
+}
+
+#[test]
 fn a_reused_inode_of_which_nothing_was_read_has_its_own_name() {
     for births in [true, false] {
         let mut world = World::new(&["/log/*"]);
@@ -224,10 +294,7 @@ fn a_file_truncated_under_the_read_restarts_the_transaction() {
 fn a_file_rewritten_between_two_chunks_is_not_mixed() {
     // The chunk is small, so that the file is read in many; it is truncated and grows past the
     // offset between two polls.
-    let mut world = World::with(
-        0,
-        thalweg_connectors::file::FileSourceConfig { chunk: 128, ..config(&["/log/a.log"]) },
-    );
+    let mut world = World::with(0, FileSourceConfig { chunk: 128, ..config(&["/log/a.log"]) });
     world.append("/log/a.log", numbered("old", 0, 100, 40));
     world.batch.records_max = 10;
     world.poll().expect("polls");
@@ -261,8 +328,8 @@ fn positions_of_files_looked_for_no_more_are_kept() {
 #[test]
 fn a_folder_without_its_mount_retires_nothing() {
     let mut world = World::new(&["/log/deep/a.log"]);
-    let dir = std::path::Path::new("/log/deep");
-    thalweg_core::disk::Disk::create_dir(&world.hand, dir).expect("new");
+    let dir = Path::new("/log/deep");
+    Disk::create_dir(&world.hand, dir).expect("new");
     world.append("/log/deep/a.log", "one\n");
     world.run(1000);
     world.kill();
@@ -284,12 +351,12 @@ fn a_link_that_is_pointed_elsewhere_is_a_rotation() {
     let mut world = World::new(&["/log/current"]);
     world.append("/log/1", "one\n");
     world.append("/log/2", "three\n");
-    let link = std::path::Path::new("/log/current");
-    world.hand.symlink(std::path::Path::new("/log/1"), link).expect("new");
+    let link = Path::new("/log/current");
+    world.hand.symlink(Path::new("/log/1"), link).expect("new");
     world.run(1000);
     world.append("/log/1", "two\n");
     world.remove("/log/current");
-    world.hand.symlink(std::path::Path::new("/log/2"), link).expect("new");
+    world.hand.symlink(Path::new("/log/2"), link).expect("new");
     world.run(3000);
     assert_eq!(world.sorted(), ["one", "three", "two"]);
 }

@@ -92,7 +92,7 @@ impl<D: Disk> Follow<D> {
 
     /// Whether the file system that held a file is there: a folder without its mount looks empty.
     /// Some file systems give files another device than their folders; then another file tells.
-    fn is_place_there(&self, listing: &Listing, path: &Path, dev: u64) -> bool {
+    pub(super) fn is_place_there(&self, listing: &Listing, path: &Path, dev: u64) -> bool {
         let above = path.ancestors().skip(1).find_map(|folder| self.disk.stat(folder).ok());
         above.is_some_and(|stat| stat.dev == dev)
             || listing.files.iter().any(|found| found.stat.dev == dev)

@@ -1,0 +1,28 @@
+//! The patches of `sim/mutants` are for these sources, and every rule has one. Whether a test notices
+//! them is a matter of an hour: `cargo run -p thalweg-sim -- mutants`.
+
+use std::io::ErrorKind;
+
+use thalweg_sim::mutants::{applies, load, tree};
+
+/// Rules 1 to 13 of the crash catalogue; the fourteenth is about the oracle.
+const RULES: u32 = 13;
+
+#[test]
+fn every_rule_has_a_mutant_and_every_mutant_applies() {
+    let mutants = load(&tree().join("sim/mutants")).unwrap_or_else(|e| panic!("{e}"));
+    for rule in 1..=RULES {
+        assert!(mutants.iter().any(|m| m.rule == rule), "no mutant takes out rule {rule}");
+    }
+    for mutant in &mutants {
+        match applies(tree(), &mutant.path) {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => panic!("{}: make it anew: {why}", mutant.path.display()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                eprintln!("no git: nobody knows whether the patches apply");
+                return;
+            }
+            Err(e) => panic!("git apply: {e}"),
+        }
+    }
+}
