@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{Either, FutureExt, select};
 use parking_lot::Mutex;
 use thalweg_core::client::log::{Log, Membership};
 use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
@@ -397,7 +397,8 @@ enum Command {
 }
 
 struct Shared {
-    failed: Mutex<Option<Error>>,
+    /// What the first worker that failed said.
+    failed: Mutex<Option<String>>,
     failure: Notify,
 }
 
@@ -418,15 +419,17 @@ impl Thread {
         let (send, ended) = oneshot::channel();
         let (theirs, log, shared) = (Arc::clone(&commands), Arc::clone(log), Arc::clone(shared));
         let run = move || {
-            let result = futures::executor::block_on(run(worker, &log, &theirs));
+            let worked = std::panic::AssertUnwindSafe(run(worker, &log, &theirs)).catch_unwind();
+            let result = futures::executor::block_on(worked)
+                .unwrap_or_else(|panic| Err(Error::panicked(format!("worker {number}"), &*panic)));
             if let Err(e) = &result {
                 tracing::error!(error = %e, "a worker failed");
             }
-            let failed = result.is_err();
+            let failed = result.as_ref().err().map(ToString::to_string);
             // The application reads it when it stops; when it is gone nobody needs it.
             let _ = send.send(result);
-            if failed {
-                shared.failed.lock().get_or_insert_with(|| Error::invalid("a worker failed"));
+            if let Some(failed) = failed {
+                shared.failed.lock().get_or_insert(failed);
                 shared.failure.notify_waiters();
                 shared.failure.notify_one();
             }
@@ -506,17 +509,22 @@ impl RunningApp {
         self.opened.stats().await
     }
 
-    /// Waits until a worker fails; [`RunningApp::stop`] then gives its error.
+    /// Waits until a worker fails, and says what it said; [`RunningApp::stop`] then gives its error.
     pub async fn failed(&self) -> Error {
         loop {
             let failure = self.shared.failure.notified();
             let mut failure = std::pin::pin!(failure);
             failure.as_mut().enable();
-            if let Some(e) = self.shared.failed.lock().take() {
+            if let Some(e) = self.failure() {
                 return e;
             }
             failure.await;
         }
+    }
+
+    fn failure(&self) -> Option<Error> {
+        let failed = self.shared.failed.lock();
+        failed.as_ref().map(|what| Error::invalid(format!("a worker failed: {what}")))
     }
 
     /// Waits until everything that is in the log is processed, then ends the input: open windows are
@@ -527,15 +535,16 @@ impl RunningApp {
     pub async fn end_of_input(&self) -> Result<()> {
         for &subtopology in self.opened.topology.order() {
             while !self.opened.is_drained(subtopology).await? {
-                if self.shared.failed.lock().is_some() {
-                    return Err(Error::invalid("a worker failed"));
+                if let Some(e) = self.failure() {
+                    return Err(e);
                 }
                 self.opened.log.sleep(Duration::from_millis(5)).await;
             }
             for thread in &self.threads {
                 let (send, done) = oneshot::channel();
                 thread.tell(Command::EndOfInput(subtopology, send));
-                done.await.map_err(|_| Error::invalid("a worker failed"))?;
+                let gone = || Error::invalid("a worker is gone");
+                done.await.map_err(|_| self.failure().unwrap_or_else(gone))?;
             }
         }
         Ok(())
@@ -552,7 +561,7 @@ impl RunningApp {
         let mut first = Ok(());
         for thread in self.threads {
             let ended =
-                thread.ended.await.unwrap_or_else(|_| Err(Error::invalid("a worker panicked")));
+                thread.ended.await.unwrap_or_else(|_| Err(Error::invalid("a worker is gone")));
             first = first.and(ended);
         }
         first?;

@@ -33,6 +33,16 @@ pub enum Error {
         source: CodecError,
     },
 
+    /// *Fix the pipeline, or filter such records out before.* A closure of it panicked. Nothing of the
+    /// open transaction is committed.
+    #[error("{place}: a closure of the pipeline panicked: {what}")]
+    Panicked {
+        /// The record, `topic-partition@offset`; without an offset between records.
+        place: String,
+        /// What the panic said.
+        what: String,
+    },
+
     /// *Fix the value, or choose another codec.* A value of the pipeline cannot be written.
     #[error("{place}: {source}")]
     Encode {
@@ -55,6 +65,13 @@ impl Error {
     /// A pipeline that can never run as it is written.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
+    }
+
+    /// A panic that was caught.
+    pub(crate) fn panicked(place: String, panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Self::Panicked { place, what: text.unwrap_or("it does not say why").to_owned() }
     }
 
     pub(crate) fn encode(place: &str) -> impl FnOnce(CodecError) -> Self {

@@ -166,7 +166,12 @@ impl Task {
         out: &mut dyn Emit,
     ) -> Result<()> {
         let (inputs, mut cx) = self.parts(input, clock, out);
-        inputs[input].root.run(chunk, &mut cx)
+        let ran = caught(|| inputs[input].root.run(chunk, &mut cx));
+        ran.unwrap_or_else(|panic| {
+            let at = format!("record {}-{}", cx.topic, cx.partition);
+            let offset = cx.record.map_or(String::new(), |record| format!("@{}", record.offset));
+            Err(Error::panicked(at + &offset, &*panic))
+        })
     }
 
     fn close(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<()> {
@@ -402,7 +407,10 @@ impl Task {
         for input in 0..self.inputs.len() {
             let (inputs, mut cx) = self.parts(input, clock, out);
             let visit: &mut Visitor<'_> = &mut |operator| step(operator, &mut cx);
-            inputs[input].root.operators(visit)?;
+            caught(|| inputs[input].root.operators(visit)).unwrap_or_else(|panic| {
+                let at = format!("task {}, between records", self.id);
+                Err(Error::panicked(at, &*panic))
+            })?;
         }
         Ok(())
     }
@@ -441,6 +449,12 @@ impl Task {
         };
         (&mut self.inputs, cx)
     }
+}
+
+/// Runs code of the user. What a panic leaves half done belongs to the open transaction: whoever gets
+/// the error aborts it, or gives the task up.
+fn caught<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
 }
 
 /// Committed rows of a task, set aside for a checkpoint. May be sent to another thread.

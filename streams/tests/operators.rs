@@ -358,3 +358,27 @@ fn a_combiner_with_too_many_keys_sends_what_it_holds() -> Result<()> {
     assert!(sums.iter().all(|(key, sum)| *sum == 2 * i64::from(*key) + 1));
     Ok(())
 }
+
+#[test]
+fn a_panic_in_a_closure_is_an_error_that_names_the_record() -> Result<()> {
+    // While a record is processed, and when held back changes are sent.
+    let by_record: fn(&Builder) = |b| {
+        b.stream(&IN).map_values(|_, v| 100 / v).to(&OUT);
+    };
+    let by_change: fn(&Builder) = |b| {
+        let changes = b.stream(&IN).to_table(&LATEST).to_stream();
+        changes.map_values(|_, v| 100 / v.unwrap_or(1)).to(&OUT);
+    };
+    let places = ["record in-0@2", "task 0-0, between records"];
+    for (define, place) in [by_record, by_change].into_iter().zip(places) {
+        let mut t = TestDriver::new(build(define)?);
+        for (key, value) in [(1, 10), (2, 20), (3, 0)] {
+            t.pipe(&IN, &key, &value, 0)?;
+        }
+        let error = t.run().expect_err("a division by zero").to_string();
+        assert!(error.starts_with(place), "{error}");
+        assert!(error.contains("panicked: attempt to divide by zero"), "{error}");
+        assert_eq!(t.read(&OUT)?, [], "nothing is committed");
+    }
+    Ok(())
+}

@@ -9,7 +9,7 @@
 //!          measure    the undecided; then survey once more
 //!          decide     new | a copy | the bytes of a position    -> followed from 0 | twin | moved
 //!          twins      still the same? outgrown?                 -> its own from there
-//!          retire     positions that two full scans in a row did not find      leave
+//!          retire     positions that full scans over a while did not find      leave
 //! ```
 //!
 //! Always true here: what has a position keeps it until its bytes are found elsewhere or it is
@@ -195,7 +195,7 @@ impl<D: Disk> Follow<D> {
         if verified {
             let mut budget = COMPARE_BUDGET.max(scratch.len() as u64);
             self.look_at_twins(scratch, &mut budget);
-            self.retire(&listing);
+            self.retire(&listing, now);
         }
         self.scans += 1;
         let keys: Vec<Key> = self.tails.keys().copied().collect();

@@ -7,7 +7,7 @@
 //!                       +-------------------> superseded by the next generation                 |
 //!                                                   |                                           |
 //!                                                   +--> its bytes are found elsewhere: moves <-+
-//!                                                   +--> two full scans without them: retired <-+
+//!                                                   +--> full scans without them: retired <-----+
 //! ```
 //!
 //! Always true here: a file and its position are compared by head and mark before the first byte
@@ -98,6 +98,8 @@ pub(crate) struct Tail<F> {
     pub(crate) unread: u64,
     /// Full scans in a row that did not find it.
     pub(crate) missed: u32,
+    /// When the first of these was.
+    pub(crate) missed_since: i64,
     /// Its size at the first scan, while that much is not yet read.
     pub(crate) backlog: Option<u64>,
     /// Where a source that reads only once ends.
@@ -141,6 +143,7 @@ impl<F: DiskFile> Tail<F> {
             superseded: false,
             unread: 0,
             missed: 0,
+            missed_since: i64::MIN,
             backlog: None,
             end: None,
             finished: false,

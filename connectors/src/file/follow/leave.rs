@@ -1,9 +1,9 @@
 //! Files that leave: rotated ones that are read to their end, and positions without a file.
 //!
 //! Always true here: a file without a name is let go of only when all of it was read and it was
-//! quiet for a while; a position is deleted only when two full scans in a row did not find its file,
-//! no file that waits may hold its bytes, and the file system it was on is there. A clock alone
-//! deletes nothing.
+//! quiet for a while; a position is deleted only when for the same while full scans, and more than
+//! one, did not find its file, no file that waits or is a copy of it may hold its bytes, and the file
+//! system it was on is there. A clock alone deletes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,8 +16,8 @@ use crate::file::identity::Key;
 use crate::file::notice::NoticeLevel;
 use crate::file::tail::{Tail, path_of};
 
-/// A position is retired after so many full scans in a row without its file: one may have listed a
-/// folder in the very moment of a rename.
+/// A position is retired after at least so many full scans in a row without its file: one may have
+/// listed a folder in the very moment of a rename.
 const MISSED_MAX: u32 = 2;
 
 impl<D: Disk> Follow<D> {
@@ -44,12 +44,17 @@ impl<D: Disk> Follow<D> {
     }
 
     /// Deletes positions whose bytes are nowhere to be found.
-    pub(super) fn retire(&mut self, listing: &Listing) {
+    pub(super) fn retire(&mut self, listing: &Listing, now: i64) {
         for tail in self.tails.values_mut().filter(|tail| tail.at.is_none()) {
             if tail.handle.is_none() && listing.saw(path_of(&tail.position.origin.path)) {
+                let since = if tail.missed == 0 { now } else { tail.missed_since };
+                tail.missed_since = since.min(now);
                 tail.missed = tail.missed.saturating_add(1);
             }
         }
+        let wait = if self.config.once { 0 } else { ms(self.config.rotate_wait) };
+        let twins = self.tails.values().filter(|tail| tail.at.is_some());
+        let originals: BTreeSet<Key> = twins.filter_map(|tail| tail.position.twin).collect();
         let waited: BTreeSet<Key> = self.undecided.values().filter_map(|u| u.waits_for).collect();
         let lost: Vec<Key> = self
             .tails
@@ -59,6 +64,8 @@ impl<D: Disk> Follow<D> {
                 tail.at.is_none()
                     && tail.handle.is_none()
                     && tail.missed >= MISSED_MAX
+                    && now.saturating_sub(tail.missed_since) >= wait
+                    && !originals.contains(key)
                     && !self.waits_for_the_next_run(tail)
                     && !waited.contains(key)
                     && !self.busy.contains(key)
