@@ -33,6 +33,8 @@ mod token;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -116,6 +118,8 @@ pub struct FileSink<D: Disk> {
     since: Option<i64>,
     scratch: Scratch,
     stats: FileSinkStats,
+    /// What `files_finished` says, for whoever cannot ask because the sink is at work.
+    finished: Arc<AtomicU64>,
 }
 
 /// One partition: records `start..next` are in `open`, or nowhere if they made no line.
@@ -146,6 +150,7 @@ impl<D: Disk> FileSink<D> {
             since: None,
             scratch: Scratch::default(),
             stats: FileSinkStats::default(),
+            finished: Arc::default(),
         };
         sink.make_folders()?;
         Ok(sink)
@@ -154,6 +159,16 @@ impl<D: Disk> FileSink<D> {
     /// What was done so far.
     pub fn stats(&self) -> FileSinkStats {
         self.stats
+    }
+
+    /// Counts the finished files, [`FileSinkStats::files_finished`], while a runner holds the sink.
+    pub fn finished(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.finished)
+    }
+
+    fn count_finished(&mut self, files: usize) {
+        self.stats.files_finished += files as u64;
+        self.finished.store(self.stats.files_finished, Ordering::Relaxed);
     }
 
     fn make_folders(&self) -> Result<()> {
@@ -171,7 +186,7 @@ impl<D: Disk> FileSink<D> {
         let found = token::recover(&self.disk, &self.out, &tokens)?;
         for (token, found) in tokens.iter().zip(found) {
             match found {
-                Found::Pending => self.stats.files_finished += 1,
+                Found::Pending => self.count_finished(1),
                 Found::Finished => {}
                 Found::Removed => {
                     self.stats.files_missing += 1;
@@ -314,7 +329,7 @@ impl<D: Disk> Sink for FileSink<D> {
             })
             .collect();
         token::finish(&self.disk, &self.out, &tokens)?;
-        self.stats.files_finished += tokens.len() as u64;
+        self.count_finished(tokens.len());
         for (at, offset, _) in &prepared.parts {
             if let Some(part) = self.parts.get_mut(at) {
                 part.open = None;

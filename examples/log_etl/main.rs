@@ -172,7 +172,7 @@ async fn work(
     let outcome = tokio::select! {
         biased;
         ended = &mut source => Ended::Source(ended?),
-        ended = &mut sink => Ended::Sink(ended?.map(drop)),
+        ended = &mut sink => Ended::Sink(ended?),
         failed = app.failed() => Ended::App(failed.into()),
         () = count(&app, shown) => Ended::Signal,
         () = asked(&mut signals, 1) => Ended::Signal,
@@ -219,7 +219,7 @@ async fn work(
         shown.lines.load(Relaxed),
         shown.windows.load(Relaxed),
         shown.late.load(Relaxed),
-        shown.finished.load(Relaxed)
+        shown.finished()
     ));
     Ok(shown.skipped.load(Relaxed))
 }
@@ -319,7 +319,10 @@ async fn write(
     shown: Arc<Shown>,
     mut stop: watch::Receiver<bool>,
     mut signals: watch::Receiver<u32>,
-) -> Result<u64, Failure> {
+) -> Result<(), Failure> {
+    let finished = runner.sink().finished();
+    // Only this thread sets it, and once.
+    let _ = shown.finished.set(finished);
     let told = async {
         // An error means that whoever would tell is gone.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -334,9 +337,7 @@ async fn write(
     if !runner.finish_until(hurry).await? {
         say("not everything is written: the next start goes on there");
     }
-    let stats = runner.sink().stats();
-    shown.finished.store(stats.files_finished, Relaxed);
-    Ok(stats.files_finished)
+    Ok(())
 }
 
 /// Reads the counters of the pipeline.

@@ -3,8 +3,8 @@
 //! Always true here: everything goes to standard error; a line says what changed, not the same again.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,11 +25,17 @@ pub(crate) struct Shown {
     /// Lines that came too late.
     pub(crate) late: AtomicU64,
     /// Files finished.
-    pub(crate) finished: AtomicU64,
+    pub(crate) finished: OnceLock<Arc<AtomicU64>>,
     /// Inputs that are left out.
     pub(crate) skipped: AtomicU64,
     /// Lines that were cut.
     pub(crate) cut: AtomicU64,
+}
+
+impl Shown {
+    pub(crate) fn finished(&self) -> u64 {
+        self.finished.get().map_or(0, |count| count.load(Ordering::Relaxed))
+    }
 }
 
 /// Says something to the person, above the view if there is one.
@@ -62,7 +68,7 @@ pub(crate) async fn show(shown: Arc<Shown>) {
             get(&shown.lag),
             get(&shown.windows),
             get(&shown.late),
-            get(&shown.finished),
+            shown.finished(),
         );
         match &bar {
             Some(bar) => {
