@@ -9,7 +9,7 @@
 //!
 //! Always true here: only what is unread and holds the bytes before the position is taken up; it is
 //! read like any file that has lost its name, to its end from the open handle, and then let go of. The
-//! search is made only for the one or two scans after which a position would be retired.
+//! search is made only in the first scans that miss a file, so that it costs nothing later.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use thalweg_core::disk::Disk;
 
 use super::Follow;
 use super::handles::open_with_stat;
+use super::leave::MISSED_MAX;
 use crate::file::discover::Listing;
 use crate::file::identity::{FileId, Key};
 use crate::file::tail::{Agreement, Seen, Tail, compare, path_of};
@@ -40,6 +41,7 @@ impl<D: Disk> Follow<D> {
                 && may_hold_more
                 && tail.at.is_none()
                 && tail.handle.is_none()
+                && tail.missed < MISSED_MAX
                 && self.finder.covers(path)
                 && listing.saw(path)
                 && self.is_place_there(listing, path, key.file.dev);

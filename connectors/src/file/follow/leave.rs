@@ -18,7 +18,7 @@ use crate::file::tail::{Tail, path_of};
 
 /// A position is retired after at least so many full scans in a row without its file: one may have
 /// listed a folder in the very moment of a rename.
-const MISSED_MAX: u32 = 2;
+pub(super) const MISSED_MAX: u32 = 2;
 
 impl<D: Disk> Follow<D> {
     /// Takes the rest of rotated files that are quiet, and lets go of files without a name.
