@@ -35,6 +35,8 @@
 //! # What cannot be had
 //!
 //! - Bytes between the last read and a truncation, when no copy is where files are looked for.
+//! - A file that begins with all that was read of another one, a kilobyte or more, is taken for its
+//!   copy up to there, even if the two differ behind it.
 //! - A file rewritten in place with the same head and the same bytes before the position is taken
 //!   for the same file.
 //! - After a power loss at `sync_source = false`: a file that lost bytes and got new ones before it

@@ -152,10 +152,13 @@ pub(crate) enum Verdict {
 
 /// What a comparison with one original found.
 enum Finding {
-    /// They differ behind the likeness, and no line in between is left for the original to give.
+    /// They differ within what was read of the original.
     Different(Likeness),
+    /// All that was read of the original is the same; they differ behind it, and no line in between
+    /// is left for the original to give.
+    Forked(Likeness),
     /// They differ further on, behind lines that the original will still give.
-    DifferentLater(Likeness),
+    ForkedLater(Likeness),
     /// As far as the copy goes, or as far as was looked, they are the same.
     Same(Likeness),
     /// The copy holds everything the original holds, and more.
@@ -211,7 +214,7 @@ pub(crate) fn judge<D: Disk>(
             Original::Unknown => Finding::Unknown,
         };
         match finding {
-            Finding::Different(_) | Finding::DifferentLater(_) => {}
+            Finding::Different(_) => {}
             Finding::Heir => return Ok(Verdict::Heir { of }),
             Finding::Again(likeness) => {
                 undecided.against = Some((of, likeness));
@@ -221,9 +224,16 @@ pub(crate) fn judge<D: Disk>(
             Finding::Same(likeness) if stat.len >= HEAD as u64 => {
                 return Ok(Verdict::Twin { of, likeness });
             }
-            Finding::Outgrown(likeness) if likeness.len() >= HEAD as u64 => {
+            // A power loss may take the end of the original and not that of its copy.
+            Finding::ForkedLater(likeness) if likeness.len() >= HEAD as u64 => {
+                return Ok(Verdict::Twin { of, likeness });
+            }
+            Finding::Outgrown(likeness) | Finding::Forked(likeness)
+                if likeness.len() >= HEAD as u64 =>
+            {
                 return Ok(Verdict::Own { from: likeness.lines });
             }
+            Finding::Forked(_) | Finding::ForkedLater(_) => {}
             Finding::Same(likeness) | Finding::Outgrown(likeness) => {
                 undecided.against = Some((of, likeness));
                 waits = waits.or(Some(of));
@@ -319,8 +329,10 @@ pub(crate) fn look_again<D: Disk>(
     };
     Ok(match finding {
         Finding::Heir => Twinship::Heir,
-        Finding::Different(likeness) | Finding::Outgrown(likeness) => Twinship::Own(likeness.lines),
-        Finding::Same(likeness) | Finding::DifferentLater(likeness) => Twinship::Stays(likeness),
+        Finding::Different(likeness) | Finding::Forked(likeness) | Finding::Outgrown(likeness) => {
+            Twinship::Own(likeness.lines)
+        }
+        Finding::Same(likeness) | Finding::ForkedLater(likeness) => Twinship::Stays(likeness),
         Finding::Again(likeness) => Twinship::Again(likeness),
         // Nothing to compare with: wait until the position finds its bytes, or is retired.
         Finding::Shorter | Finding::Unknown => Twinship::Stays(likeness),
@@ -434,11 +446,7 @@ fn with_whole<F: DiskFile>(
     let here = Likeness::up_to(likeness.common);
     if same < reach {
         let later = lines_to_come;
-        return Ok(if later {
-            Finding::DifferentLater(likeness)
-        } else {
-            Finding::Different(here)
-        });
+        return Ok(if later { Finding::ForkedLater(likeness) } else { Finding::Forked(here) });
     }
     let end = offset + reach as u64;
     if end < whole_len || end == copy_len || lines_to_come {

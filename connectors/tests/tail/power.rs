@@ -225,3 +225,33 @@ fn a_copy_that_was_passed_over_as_binary_is_judged_again() {
         assert_eq!(world.lines().len(), 101, "killed: {killed}");
     }
 }
+
+#[test]
+fn a_copy_that_kept_what_its_original_lost_gives_only_that() {
+    // Lines were written and copied, but not yet read; the power loss takes them from the original.
+    for new in ["", "new\n"] {
+        let mut world = World::new(&["/log/*"]);
+        world.append("/log/a.log", numbered("a", 0, 60, 40));
+        let file = world.hand.open(Path::new("/log/a.log"), Open::Write).expect("is there");
+        file.sync_data().expect("syncs");
+        synced_name(&world);
+        world.run(1000);
+        world.append("/log/a.log", numbered("a", 60, 5, 40));
+        world.copy("/log/a.log", "/log/a.log.1", usize::MAX);
+        let copy = world.hand.open(Path::new("/log/a.log.1"), Open::Write).expect("is there");
+        copy.sync_data().expect("syncs");
+        file.set_len(60 * 40).expect("is cut");
+        write_all_at(&file, &[0; 80], 60 * 40).expect("room");
+        file.sync_data().expect("syncs");
+        synced_name(&world);
+        drop((file, copy));
+        world.lose_power();
+        world.append("/log/a.log", new);
+        world.run(20_000);
+        let mut lines = world.lines();
+        lines.sort();
+        lines.dedup();
+        assert_eq!(lines.len(), world.lines().len(), "nothing twice");
+        assert_eq!(lines.len(), 65 + new.lines().count());
+    }
+}
