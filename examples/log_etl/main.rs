@@ -114,6 +114,7 @@ fn main() -> ExitCode {
 
 /// Runs everything; how many inputs were skipped.
 async fn run(options: Options) -> Result<u64, Failure> {
+    let is_new = !options.data.join("format").exists();
     let log =
         thalweg::open_with(&options.data, LogConfig { level: options.level, ..Default::default() })
             .await?;
@@ -121,7 +122,11 @@ async fn run(options: Options) -> Result<u64, Failure> {
     say(&format!(
         "log: {} ({} start; {} bytes checked, {} transactions finished, {} aborted)",
         log.guarantee(),
-        if report.clean { "clean" } else { "recovered" },
+        match (is_new, report.clean) {
+            (true, _) => "first",
+            (false, true) => "clean",
+            (false, false) => "recovered",
+        },
         report.scanned_bytes,
         report.finished,
         report.aborted + report.revoked
