@@ -1,3 +1,5 @@
+//! The crate that programs use: the log, the pipelines and the connectors under one name.
+//!
 #![doc = include_str!("../README.md")]
 
 use std::path::Path;
