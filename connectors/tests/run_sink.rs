@@ -196,6 +196,28 @@ fn errors_are_healed_each_in_its_way() {
 }
 
 #[test]
+fn a_failure_without_an_end_does_not_outlive_the_word_to_stop() {
+    // The word comes before a step, or in a pause; either way it is heard once and for good.
+    for polls in 0..8 {
+        let (log, store) = (log(), Shared::default());
+        let busy = (0..200).map(|_| Error::Retry { what: "no room".to_owned() });
+        store.lock().write.extend(busy);
+        let mut runner = open(&log, &store).expect("opened");
+        let stop = async {
+            for _ in 0..polls {
+                futures::pending!();
+            }
+        };
+        let is_whole = block_on(runner.finish_until(stop)).expect("nothing is broken");
+        assert!(!is_whole, "{polls}");
+        store.lock().write.clear();
+        drop(runner);
+        block_on(open(&log, &store).expect("opened").finish()).expect("there is room again");
+        check_whole(&log, &store);
+    }
+}
+
+#[test]
 fn refusals_of_the_log_are_healed_each_in_its_way() {
     for call in ["fetch", "commit_offsets_in", "end_transaction"] {
         for (error, restarts) in [

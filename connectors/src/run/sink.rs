@@ -260,7 +260,10 @@ impl<S: Sink> SinkRunner<S> {
             };
             if self.backoff.pauses > pauses {
                 // A failure that is waited for, such as a full disk, has no end of its own.
-                select(stop.as_mut(), self.log.sleep(time)).await;
+                if let Either::Left(_) = select(stop.as_mut(), self.log.sleep(time)).await {
+                    self.roll().await?;
+                    return Ok(false);
+                }
             } else if self.lag().await? > 0 {
                 // A step cannot know how soon the markers of a transaction come.
                 if patience == 0 {
