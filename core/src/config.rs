@@ -181,6 +181,12 @@ pub struct LogConfig {
     pub min_free_bytes: u64,
     /// The longest a transaction may stay open before the coordinator aborts it. Default 15 min.
     pub transaction_timeout_max: Duration,
+    /// How many bytes of a partition's newest records stay in the system's page cache once they are
+    /// durable; at most twice as many are there. Default `None`: the system decides, which is best
+    /// where consumers come back for old records. Set it where the log shares the machine: an ETL job
+    /// then does not push the files of others out of memory, and memory that is used again costs
+    /// less than memory that has to be found. Records that left are read from the medium.
+    pub page_cache_bytes: Option<u64>,
     /// How often durable ends are noted in the flushed-offset hint. Default 1 s.
     pub hint_interval: Duration,
 }
@@ -194,6 +200,7 @@ impl Default for LogConfig {
             sync_threads: 16,
             min_free_bytes: 64 << 20,
             transaction_timeout_max: Duration::from_secs(900),
+            page_cache_bytes: None,
             hint_interval: Duration::from_secs(1),
         }
     }

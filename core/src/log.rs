@@ -77,6 +77,7 @@ pub struct PartitionLog<D: Disk> {
     disk: D,
     dir: PathBuf,
     config: TopicConfig,
+    page_cache_bytes: Option<u64>,
     view: Arc<LogView<D>>,
     active: Arc<Segment<D>>,
     producers: Producers,
@@ -117,6 +118,8 @@ pub struct SyncJob<D: Disk> {
     active: Arc<Segment<D>>,
     unsynced: Unsynced<D>,
     end: Offset,
+    /// How many bytes of the active segment are to leave the page cache; `None`: no byte of any.
+    forget: Option<u64>,
 }
 
 impl<D: Disk> PartitionLog<D> {
@@ -367,12 +370,14 @@ impl<D: Disk> PartitionLog<D> {
         if self.refusal.is_some() || (clean && self.unsynced.sealed.is_empty()) {
             return None;
         }
+        let forget = self.page_cache_bytes.map(|keep| self.active.forgettable(keep));
         Some(SyncJob {
             disk: self.disk.clone(),
             dir: self.dir.clone(),
             active: Arc::clone(&self.active),
             unsynced: std::mem::take(&mut self.unsynced),
             end: self.end(),
+            forget,
         })
     }
 
@@ -505,7 +510,20 @@ impl<D: Disk> SyncJob<D> {
         if self.unsynced.names {
             self.disk.sync_dir(&self.dir).map_err(|e| Error::io("sync", &self.dir, e))?;
         }
+        self.forget_pages();
         Ok(())
+    }
+
+    /// Gives pages that are durable back to the system. Only a hint: readers that come for them find
+    /// them on the medium.
+    fn forget_pages(&self) {
+        let Some(below) = self.forget else { return };
+        if below > 0 {
+            _ = self.active.file.drop_cache(below);
+        }
+        for (segment, _) in &self.unsynced.sealed {
+            _ = segment.file.drop_cache(u64::MAX);
+        }
     }
 
     /// The end that is durable once this ran.

@@ -214,8 +214,13 @@ fn a_partition_takes_no_transactional_batch_behind_the_marker_that_ended_it() {
     let disk = SimDisk::new(1);
     let dir = std::path::Path::new("/t-0");
     disk.create_dir(dir).expect("created");
-    let opening =
-        Opening { at: at("t"), dir: dir.to_owned(), config: TopicConfig::default(), clean: false };
+    let opening = Opening {
+        at: at("t"),
+        dir: dir.to_owned(),
+        config: TopicConfig::default(),
+        clean: false,
+        page_cache_bytes: None,
+    };
     let (log, _) = PartitionLog::open(&disk, &opening).expect("opens");
     let mut partition = Partition::new(log, Uuid([1; 16]), Level::Os, 0);
     let producer = ProducerIdentity { id: 7, epoch: 3 };

@@ -209,8 +209,8 @@ impl DiskFile for RealFile {
         Ok(stat_of(&self.file.metadata()?))
     }
 
-    fn drop_cache(&self) -> io::Result<()> {
-        Ok(forget_pages(&self.file)?)
+    fn drop_cache(&self, below: u64) -> io::Result<()> {
+        Ok(forget_pages(&self.file, below)?)
     }
 }
 
@@ -309,12 +309,17 @@ fn reserve(_: &File, _: u64, _: u64) -> Result<(), Errno> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn forget_pages(file: &File) -> Result<(), Errno> {
-    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)
+fn forget_pages(file: &File, below: u64) -> Result<(), Errno> {
+    // Without a length it means the whole file, and so does one that no file can have.
+    let len = std::num::NonZeroU64::new(below).filter(|len| i64::try_from(len.get()).is_ok());
+    if below == 0 {
+        return Ok(());
+    }
+    rustix::fs::fadvise(file, 0, len, rustix::fs::Advice::DontNeed)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn forget_pages(_: &File) -> Result<(), Errno> {
+fn forget_pages(_: &File, _: u64) -> Result<(), Errno> {
     Ok(())
 }
 

@@ -42,7 +42,9 @@ use crate::coordinator::{CoordinatorRecord, Malformed};
 use crate::disk::{Disk, LockKind, read_file, replace_file};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition};
-use crate::log::{Buffers, METADATA_FILE, PartitionLog, Recovered, create_folder, topic_id_of};
+use crate::log::{
+    Buffers, METADATA_FILE, Opening, PartitionLog, Recovered, create_folder, topic_id_of,
+};
 use crate::partition::Partition;
 use crate::request::{NewTopic, TopicInfo, TransactionEnd};
 
@@ -379,6 +381,11 @@ impl<D: Disk> Opener<D> {
         })
     }
 
+    /// How a partition is opened.
+    fn opening(&self, info: &TopicInfo, at: TopicPartition, clean: bool) -> Opening {
+        opening(&self.log_dir, info, at, clean, &self.config)
+    }
+
     fn open_metadata(&mut self) -> Result<(PartitionLog<D>, TopicInfo)> {
         let at = TopicPartition::new(METADATA_TOPIC, 0);
         let dir = self.log_dir.join(at.folder());
@@ -394,7 +401,7 @@ impl<D: Disk> Opener<D> {
         };
         let info = TopicInfo { name: METADATA_TOPIC.into(), id, partitions: 1, config };
         let (log, recovered) =
-            PartitionLog::open(&self.disk, &opening(&self.log_dir, &info, at, self.report.clean))?;
+            PartitionLog::open(&self.disk, &self.opening(&info, at, self.report.clean))?;
         self.note(&recovered);
         Ok((log, info))
     }
@@ -439,7 +446,7 @@ impl<D: Disk> Opener<D> {
         for info in topics {
             for number in 0..info.partitions {
                 let at = TopicPartition::new(Arc::clone(&info.name), number);
-                let opening = opening(&self.log_dir, info, at.clone(), self.report.clean);
+                let opening = self.opening(info, at.clone(), self.report.clean);
                 // A crash may have come between the record of a topic and its folders.
                 let opened = create_folder(&self.disk, &opening.dir, info.id)
                     .and_then(|()| PartitionLog::open(&self.disk, &opening));
@@ -486,7 +493,7 @@ impl<D: Disk> Opener<D> {
                     continue;
                 }
                 make_folders(&self.disk, &self.log_dir, info)?;
-                let opening = opening(&self.log_dir, info, at.clone(), false);
+                let opening = self.opening(info, at.clone(), false);
                 let (handle, _) =
                     open_partition(&self.disk, &opening, info, self.config.level, epoch)?;
                 partitions.insert(at, handle);

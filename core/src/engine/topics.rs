@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::handle::PartitionHandle;
 use super::{Inner, METADATA_TOPIC, Partitions};
+use crate::config::LogConfig;
 use crate::coordinator::CoordinatorRecord;
 use crate::coordinator::metadata::Metadata;
 use crate::disk::Disk;
@@ -87,7 +88,7 @@ impl<D: Disk> Inner<D> {
         let mut partitions = Partitions::clone(&self.partitions.load());
         for number in 0..info.partitions {
             let at = TopicPartition::new(Arc::clone(&info.name), number);
-            let opening = opening(&log_dir, info, at.clone(), true);
+            let opening = opening(&log_dir, info, at.clone(), true, &self.config);
             let (handle, _) =
                 open_partition(&self.disk, &opening, info, self.config.level, self.epoch)?;
             partitions.insert(at, handle);
@@ -174,8 +175,15 @@ pub(super) fn opening(
     info: &TopicInfo,
     at: TopicPartition,
     clean: bool,
+    config: &LogConfig,
 ) -> Opening {
-    Opening { dir: log_dir.join(at.folder()), at, config: info.config.clone(), clean }
+    Opening {
+        dir: log_dir.join(at.folder()),
+        at,
+        config: info.config.clone(),
+        clean,
+        page_cache_bytes: config.page_cache_bytes,
+    }
 }
 
 /// Opens one partition's folder and leads it.

@@ -45,6 +45,8 @@ pub struct Opening {
     pub config: TopicConfig,
     /// Whether the last process stopped cleanly.
     pub clean: bool,
+    /// [`LogConfig::page_cache_bytes`](crate::config::LogConfig::page_cache_bytes).
+    pub page_cache_bytes: Option<u64>,
 }
 
 /// What opening found and did.
@@ -261,7 +263,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             let file =
                 self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
             file.sync_data().map_err(|e| Error::io("sync", &path, e))?;
-            file.drop_cache().map_err(|e| Error::io("drop the cache of", &path, e))?;
+            file.drop_cache(u64::MAX).map_err(|e| Error::io("drop the cache of", &path, e))?;
         }
         self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))
     }
@@ -484,6 +486,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             disk: self.disk.clone(),
             dir: self.dir.to_owned(),
             config: self.opening.config.clone(),
+            page_cache_bytes: self.opening.page_cache_bytes,
             view,
             active,
             producers,

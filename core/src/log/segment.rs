@@ -48,6 +48,8 @@ pub(crate) struct Segment<D: Disk> {
     /// The path of the batches, for messages.
     pub(crate) path: PathBuf,
     size: AtomicU64,
+    /// Bytes below this were dropped from the page cache.
+    forgotten: AtomicU64,
     index: Index<D::File>,
     aborted: ArcSwap<Vec<Aborted>>,
 }
@@ -97,7 +99,8 @@ impl<D: Disk> Segment<D> {
         aborted: Vec<Aborted>,
     ) -> Self {
         let aborted = ArcSwap::from_pointee(aborted);
-        Self { base, file, path, size: AtomicU64::new(size), index, aborted }
+        let (size, forgotten) = (AtomicU64::new(size), AtomicU64::new(0));
+        Self { base, file, path, size, forgotten, index, aborted }
     }
 
     /// Bytes of whole batches.
@@ -128,6 +131,17 @@ impl<D: Disk> Segment<D> {
                 }
             }
         }
+    }
+
+    /// How many bytes may leave the page cache when its newest `keep` are to stay: 0 until as many
+    /// again were appended, so that the system is not called for every sync.
+    pub(crate) fn forgettable(&self, keep: u64) -> u64 {
+        let below = self.size().saturating_sub(keep);
+        if below < self.forgotten.load(Ordering::Relaxed) + keep {
+            return 0;
+        }
+        self.forgotten.store(below, Ordering::Relaxed);
+        below
     }
 
     /// Shows readers what was appended.

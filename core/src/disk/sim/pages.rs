@@ -189,12 +189,14 @@ impl Content {
     }
 
     /// Drops the clean pages: they are read from the medium again. Dirty pages and the length stay.
-    pub(super) fn drop_clean(&mut self) {
+    pub(super) fn drop_clean(&mut self, below: u64) {
         let mut fresh = self.medium.clone();
         cut(&mut fresh, floor(&self.lens).min(self.len));
         for page in &self.dirty {
             fresh.insert(*page, self.dirty_page(*page));
         }
+        fresh.split_off(&(below / PAGE));
+        fresh.append(&mut self.cache.split_off(&(below / PAGE)));
         self.cache = fresh;
     }
 
