@@ -342,7 +342,7 @@ fn a_damaged_partition_does_not_take_records_of_another_along() {
 fn a_layout_of_a_newer_program_is_refused() {
     let format = Path::new(DIR).join("format");
     let cases: [(&[u8], &str); 3] =
-        [(b"2\n", "layout 2"), (b"x", "no layout number"), (b"", "no layout number")];
+        [(b"3\n", "layout 3"), (b"x", "no layout number"), (b"", "no layout number")];
     for (content, wanted) in cases {
         let disk = SimDisk::new(1);
         drop(open(&disk, Level::Disk, 1).expect("opens"));
@@ -351,7 +351,7 @@ fn a_layout_of_a_newer_program_is_refused() {
         let error = open(&disk, Level::Disk, 2).err().expect("refused");
         assert!(error.to_string().contains(wanted), "{error}");
         assert!(error.to_string().contains("/data/format"), "{error}");
-        overwrite(&disk, &format, b"1\n");
+        overwrite(&disk, &format, b"2\n");
         open(&disk, Level::Disk, 3).expect("nothing was touched");
     }
     let disk = SimDisk::new(1);
@@ -504,5 +504,41 @@ fn a_failed_write_stops_the_log_until_recovery_looked() {
         assert!(found.len() >= acknowledged, "{point}: {found:?}");
         let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
         assert_eq!(committed(&*log, "t"), found, "{point}: what was shown stays");
+    }
+}
+
+/// Yesterday's hint ends after the durable end, and its recovery point is the base of a segment.
+#[test]
+fn a_folder_of_layout_1_is_read_and_becomes_one_of_layout_2() {
+    for clean in [true, false] {
+        let disk = SimDisk::new(1);
+        let log = open(&disk, Level::Disk, 1).expect("opens");
+        create(&*log, "t", 1, 250).expect("created");
+        for n in 0..8 {
+            append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+        }
+        now(log.tick()).expect("tick");
+        if clean {
+            log.close().expect("closes");
+        }
+        drop(log);
+        let base = bases(&disk, &folder("t")).pop().expect("a segment");
+        let mut slot = b"TWFO\0\x01\0\0".to_vec();
+        for word in [1u64, base as u64, 8] {
+            slot.extend(word.to_be_bytes());
+        }
+        slot.extend(thalweg_core::batch::crc32c(&slot).to_be_bytes());
+        let hint = folder("t").join("flushed-offset");
+        disk.remove(&hint).expect("there");
+        overwrite(&disk, &hint, &slot);
+        let format = Path::new(DIR).join("format");
+        overwrite(&disk, &format, b"1\n");
+        let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(log.report().damaged, [], "clean {clean}");
+        assert_eq!(committed(&*log, "t").len(), 8, "clean {clean}");
+        assert_eq!(bytes_of(&disk, &format), b"2\n");
+        append(&*log, &at("t"), "more").expect("goes on");
+        let (_, log) = reopen(&disk, Crash::Power, Level::Disk);
+        assert_eq!(committed(&*log, "t").len(), 9, "clean {clean}");
     }
 }

@@ -52,7 +52,11 @@ use crate::request::{NewTopic, TopicInfo, TransactionEnd};
 pub(super) const LOG_DIR: &str = "log";
 /// The folder for the state of the layers above, inside the data folder.
 pub const STATE_DIR: &str = "state";
-const FORMAT: u32 = 1;
+///
+/// - 1: partitions begin at 0, their hint ends after the durable end.
+/// - 2: a log start, and a recovery point within a segment. What was written at 1 is read; a program of
+///   layout 1 would not know that records were deleted.
+const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 
@@ -221,7 +225,12 @@ fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
             match text.trim().parse::<u32>() {
-                Ok(found) if found <= FORMAT => Ok(()),
+                Ok(FORMAT) => Ok(()),
+                // Before anything is written that an older program would misread.
+                Ok(found) if found < FORMAT => {
+                    replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())
+                        .map_err(|e| Error::io("write", &path, e))
+                }
                 Ok(found) => Err(Error::Unsupported {
                     path,
                     what: format!(
@@ -231,7 +240,7 @@ fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 Err(_) => Err(Error::damaged(
                     &path,
                     0,
-                    "no layout number in it: restore the file (its content is \"1\") or use another folder",
+                    "no layout number in it: restore the file (its content is \"2\") or use another folder",
                 )),
             }
         }
@@ -240,7 +249,7 @@ fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 return Err(Error::damaged(
                     &path,
                     0,
-                    "the file is missing and the folder holds a log: restore it (its content is \"1\")",
+                    "the file is missing and the folder holds a log: restore it (its content is \"2\")",
                 ));
             }
             replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())
