@@ -68,6 +68,9 @@ pub struct LogConfig {
     /// How many files are synced at the same time. Default 16: many `fdatasync` share one barrier of
     /// the device.
     pub sync_threads: usize,
+    /// How many files of partitions are open at most, beside those with bytes that are not synced.
+    /// Default 4096; others are opened when they are used.
+    pub open_files: usize,
     /// Refuse appends when less than this many bytes are free. Default 64 MiB, so that coordinators
     /// and checkpoints still find room when data no longer does.
     pub min_free_bytes: u64,
@@ -94,6 +97,7 @@ impl Default for LogConfig {
             coordinator_partitions: 1,
             internal_segment_bytes: 100 << 20,
             sync_threads: 16,
+            open_files: 4096,
             min_free_bytes: 64 << 20,
             transaction_timeout_max: Duration::from_secs(900),
             recovery_bytes: 64 << 20,

@@ -16,6 +16,7 @@
 //!
 //! What survives a process crash: everything whose call returned.
 
+pub mod handles;
 pub mod real;
 pub mod sim;
 

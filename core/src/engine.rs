@@ -46,6 +46,7 @@ use crate::coordinator::group::GroupCoordinator;
 use crate::coordinator::metadata::Metadata;
 use crate::coordinator::transaction::TransactionCoordinator;
 use crate::disk::Disk;
+use crate::disk::handles::Handles;
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, TopicPartition, Uuid};
 use crate::log::Buffers;
@@ -76,6 +77,7 @@ struct ProducerIds {
 
 struct Inner<D: Disk> {
     disk: D,
+    handles: Handles<D>,
     dir: PathBuf,
     config: LogConfig,
     runtime: Runtime,

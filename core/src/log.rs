@@ -43,6 +43,7 @@ use self::producers::{Check, Ended, Producers, Tail};
 use self::segment::{Segment, path_of};
 use crate::batch::{self, BatchHeader, HEADER_LEN, Marker};
 use crate::config::TopicConfig;
+use crate::disk::handles::{Handles, Slot};
 use crate::disk::{Disk, DiskFile, replace_file, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition};
@@ -73,7 +74,6 @@ pub struct Stored {
 
 /// What readers see of a partition, without any lock.
 pub struct LogView<D: Disk> {
-    disk: D,
     at: TopicPartition,
     segments: ArcSwap<Vec<Arc<Segment<D>>>>,
     start: AtomicI64,
@@ -83,6 +83,7 @@ pub struct LogView<D: Disk> {
 /// The writer's side of one partition's log.
 pub struct PartitionLog<D: Disk> {
     disk: D,
+    handles: Handles<D>,
     dir: PathBuf,
     config: TopicConfig,
     page_cache_bytes: Option<u64>,
@@ -95,7 +96,7 @@ pub struct PartitionLog<D: Disk> {
     hint: Hint,
     /// The hint as it is in the file.
     noted: Hint,
-    hint_file: D::File,
+    hint_file: Arc<Slot<D>>,
     durable_end: Offset,
     /// The epochs as they are in their file, or on their way there.
     noted_epochs: Epochs,
@@ -348,7 +349,7 @@ impl<D: Disk> PartitionLog<D> {
             self.named = true;
         }
         self.write_side_files(base)?;
-        let next = Arc::new(Segment::create(&self.disk, &self.dir, base)?);
+        let next = Arc::new(Segment::create(&self.handles, &self.dir, base)?);
         let mut segments = self.view.segments.load().as_ref().clone();
         segments.push(Arc::clone(&next));
         let segments = Arc::new(segments);
@@ -447,6 +448,9 @@ impl<D: Disk> PartitionLog<D> {
     /// Takes the result of a job that ran well. Jobs of one partition run one after the other.
     pub fn synced(&mut self, job: &SyncJob<D>) {
         self.durable_end = self.durable_end.max(job.end);
+        if Arc::ptr_eq(&self.active, &job.active) && self.end() == job.end {
+            self.active.unpin();
+        }
         self.hint.durable_end = self.durable_end;
         self.named |= job.unsynced.names;
         if let Some((_, base)) = job.unsynced.sealed.last() {
@@ -492,8 +496,11 @@ impl<D: Disk> PartitionLog<D> {
 
     fn write_hint(&mut self) -> Result<()> {
         self.hint.turn += 1;
-        write_all_at(&self.hint_file, &self.hint.encode(), self.hint.position())
-            .map_err(|e| Error::io("write", &self.dir.join(HINT_FILE), e))?;
+        let write = || {
+            let file = self.hint_file.get()?;
+            write_all_at(&*file, &self.hint.encode(), self.hint.position())
+        };
+        write().map_err(|e| Error::io("write", self.hint_file.path(), e))?;
         self.noted = self.hint;
         Ok(())
     }
@@ -528,8 +535,9 @@ impl<D: Disk> PartitionLog<D> {
         self.hint.recovery_base = self.active.base;
         self.hint.recovery_position = self.active.size();
         self.write_hint()?;
-        let path = self.dir.join(HINT_FILE);
-        self.hint_file.sync_data().map_err(|e| Error::io("sync", &path, e))
+        let file = self.hint_file.get();
+        let synced = file.and_then(|file| file.sync_data());
+        synced.map_err(|e| Error::io("sync", self.hint_file.path(), e))
     }
 
     fn sync_side_files(&self, end: Offset) -> Result<()> {
@@ -589,7 +597,7 @@ impl<D: Disk> SyncJob<D> {
     /// never calls this again for the same bytes.
     pub fn run(&self) -> Result<()> {
         let sync = |segment: &Segment<D>| {
-            segment.file.sync_data().map_err(|e| Error::io("sync", &segment.path, e))
+            segment.file()?.sync_data().map_err(|e| Error::io("sync", segment.path(), e))
         };
         sync(&self.active)?;
         for (segment, next_base) in &self.unsynced.sealed {
@@ -624,10 +632,10 @@ impl<D: Disk> SyncJob<D> {
     fn forget_pages(&self) {
         let Some(below) = self.forget else { return };
         if below > 0 {
-            _ = self.active.file.drop_cache(0..below);
+            _ = self.active.file().map(|file| file.drop_cache(0..below));
         }
         for (segment, _) in &self.unsynced.sealed {
-            _ = segment.file.drop_cache(0..u64::MAX);
+            _ = segment.file().map(|file| file.drop_cache(0..u64::MAX));
         }
     }
 

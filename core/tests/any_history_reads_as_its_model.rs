@@ -265,7 +265,7 @@ proptest! {
             clean: false,
             page_cache_bytes: None, recovery_bytes: 64 << 20,
         };
-        let (mut log, _) = thalweg_core::log::PartitionLog::open(&disk, &opening).expect("opens");
+        let (mut log, _) = thalweg_core::log::PartitionLog::open(&thalweg_core::disk::handles::Handles::new(disk.clone(), 8), &opening).expect("opens");
         for (base, bytes) in &rolled {
             // What recovery sealed again says the same, byte for byte.
             if let Ok(found) = thalweg_core::disk::read_file(&disk, &segment("t", *base, "snapshot"), 1 << 20) {

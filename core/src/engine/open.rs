@@ -39,6 +39,7 @@ use crate::coordinator::group::GroupCoordinator;
 use crate::coordinator::metadata::Metadata;
 use crate::coordinator::transaction::{EndPlan, TransactionCoordinator, Undecided};
 use crate::coordinator::{CoordinatorRecord, Malformed};
+use crate::disk::handles::Handles;
 use crate::disk::{Disk, LockKind, read_file, replace_file};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition};
@@ -116,6 +117,7 @@ impl<D: Disk> Engine<D> {
 
         let clean = take_clean_marker(&disk, &log_dir)?;
         let mut opener = Opener {
+            handles: Handles::new(disk.clone(), config.open_files),
             disk,
             log_dir,
             config,
@@ -283,6 +285,7 @@ pub(super) fn mark_clean<D: Disk>(disk: &D, log_dir: &Path) -> Result<()> {
 
 struct Opener<D: Disk> {
     disk: D,
+    handles: Handles<D>,
     log_dir: PathBuf,
     config: LogConfig,
     clock: Clock,
@@ -368,6 +371,7 @@ impl<D: Disk> Opener<D> {
         self.report.strangers = self.strangers(&metadata)?;
         Ok(Inner {
             disk: self.disk.clone(),
+            handles: self.handles.clone(),
             dir,
             config: self.config.clone(),
             runtime,
@@ -411,7 +415,7 @@ impl<D: Disk> Opener<D> {
         };
         let info = TopicInfo { name: METADATA_TOPIC.into(), id, partitions: 1, config };
         let (log, recovered) =
-            PartitionLog::open(&self.disk, &self.opening(&info, at, self.report.clean))?;
+            PartitionLog::open(&self.handles, &self.opening(&info, at, self.report.clean))?;
         self.note(&recovered);
         Ok((log, info))
     }
@@ -459,7 +463,7 @@ impl<D: Disk> Opener<D> {
                 let opening = self.opening(info, at.clone(), self.report.clean);
                 // A crash may have come between the record of a topic and its folders.
                 let opened = create_folder(&self.disk, &opening.dir, info.id)
-                    .and_then(|()| PartitionLog::open(&self.disk, &opening));
+                    .and_then(|()| PartitionLog::open(&self.handles, &opening));
                 match opened {
                     Ok((log, recovered)) => {
                         self.note(&recovered);
@@ -505,7 +509,7 @@ impl<D: Disk> Opener<D> {
                 make_folders(&self.disk, &self.log_dir, info)?;
                 let opening = self.opening(info, at.clone(), false);
                 let (handle, _) =
-                    open_partition(&self.disk, &opening, info, self.config.level, epoch)?;
+                    open_partition(&self.handles, &opening, info, self.config.level, epoch)?;
                 partitions.insert(at, handle);
             }
         }

@@ -19,6 +19,7 @@ use crate::config::LogConfig;
 use crate::coordinator::CoordinatorRecord;
 use crate::coordinator::metadata::Metadata;
 use crate::disk::Disk;
+use crate::disk::handles::Handles;
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition, Uuid};
 use crate::log::{Opening, PartitionLog, Recovered, create_folder, topic_id_of};
@@ -91,7 +92,7 @@ impl<D: Disk> Inner<D> {
             let at = TopicPartition::new(Arc::clone(&info.name), number);
             let opening = opening(&log_dir, info, at.clone(), true, &self.config);
             let (handle, _) =
-                open_partition(&self.disk, &opening, info, self.config.level, self.epoch)?;
+                open_partition(&self.handles, &opening, info, self.config.level, self.epoch)?;
             partitions.insert(at, handle);
         }
         self.partitions.store(Arc::new(partitions));
@@ -215,13 +216,13 @@ pub(super) fn opening(
 
 /// Opens one partition's folder and leads it.
 pub(super) fn open_partition<D: Disk>(
-    disk: &D,
+    handles: &Handles<D>,
     opening: &Opening,
     info: &TopicInfo,
     level: crate::config::Level,
     epoch: LeaderEpoch,
 ) -> Result<(Arc<PartitionHandle<D>>, Recovered)> {
-    let (log, recovered) = PartitionLog::open(disk, opening)?;
+    let (log, recovered) = PartitionLog::open(handles, opening)?;
     let level = info.config.level.unwrap_or(level);
     let partition = Partition::new(log, info.id, level, epoch);
     Ok((

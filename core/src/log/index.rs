@@ -21,11 +21,12 @@
 //! Always true here: an index only ever *narrows* a search. The batch found at an entry is checked
 //! by its reader, and an index that misleads is rebuilt by a scan of the segment.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::batch::BatchHeader;
-use crate::disk::{DiskFile, read_exact_at};
+use crate::disk::handles::Slot;
+use crate::disk::{Disk, DiskFile, read_exact_at};
 use crate::ids::{Offset, Timestamp};
 
 /// Entries of the first block; each next block has twice as many, so that an idle partition pays for
@@ -204,38 +205,40 @@ fn floor<E: Entry>(len: u64, key: &E::Key, entry: impl Fn(u64) -> Option<E>) -> 
 }
 
 /// The file of a sealed segment's index, looked up entry by entry: nothing is kept in memory.
-#[derive(Debug)]
-pub(crate) struct InFile<F> {
-    file: F,
+pub(crate) struct InFile<D: Disk> {
+    file: Arc<Slot<D>>,
     entries: u64,
 }
 
-impl<F: DiskFile> InFile<F> {
-    /// An index file of `len` bytes. Zeros at its end, which a kill of Apache Kafka leaves there, are
-    /// no entries.
-    pub(crate) fn new<E: Entry>(file: F, len: u64) -> Self {
+impl<D: Disk> InFile<D> {
+    /// An index file; `None` when there is none. Zeros at its end, which a kill of Apache Kafka leaves
+    /// there, are no entries.
+    pub(crate) fn open<E: Entry>(file: Arc<Slot<D>>) -> Option<Self> {
+        let len = file.get().ok()?.len().ok()?;
         let mut this = Self { file, entries: len / E::LEN as u64 };
         // Only the first entry may be all zeros, so the rest of them is found by halving.
-        let zero = |at: u64| {
-            let mut bytes = [0; 16];
-            let bytes = &mut bytes[..E::LEN];
-            read_exact_at(&this.file, bytes, at * E::LEN as u64).is_err()
-                || bytes.iter().all(|b| *b == 0)
-        };
         let (mut low, mut high) = (1.min(this.entries), this.entries);
         while low < high {
             let middle = low.midpoint(high);
-            if zero(middle) { high = middle } else { low = middle + 1 }
+            match this.bytes::<E>(middle) {
+                Some(bytes) if bytes != [0; 16] => low = middle + 1,
+                _ => high = middle,
+            }
         }
         this.entries = low;
-        this
+        Some(this)
+    }
+
+    /// The bytes of an entry, zeros behind them.
+    fn bytes<E: Entry>(&self, at: u64) -> Option<[u8; 16]> {
+        let mut bytes = [0; 16];
+        let file = self.file.get().ok()?;
+        read_exact_at(&*file, &mut bytes[..E::LEN], at * E::LEN as u64).ok()?;
+        Some(bytes)
     }
 
     fn entry<E: Entry>(&self, at: u64) -> Option<E> {
-        let mut bytes = [0; 16];
-        let bytes = &mut bytes[..E::LEN];
-        read_exact_at(&self.file, bytes, at * E::LEN as u64).ok()?;
-        E::read(bytes)
+        E::read(&self.bytes::<E>(at)?)
     }
 
     /// The greatest entry at or below `key`. `None` also for a file that is no index.
@@ -365,8 +368,9 @@ mod tests {
     /// A kill of Apache Kafka leaves ten megabytes of zeros behind the entries.
     #[test]
     fn zeros_behind_the_entries_are_no_entries() {
+        use crate::disk::handles::Handles;
         use crate::disk::sim::SimDisk;
-        use crate::disk::{Disk, Open, write_all_at};
+        use crate::disk::{Open, write_all_at};
         for (entries, zeros) in [(0u32, 3u64), (1, 0), (1, 5), (2, 1), (9, 1000), (300, 0)] {
             let index = Growing::new();
             for i in 0..entries {
@@ -377,7 +381,8 @@ mod tests {
             write_all_at(&file, &index.to_bytes(0), 0).expect("written");
             let len = (u64::from(entries) + zeros) * OffsetEntry::LEN as u64;
             file.set_len(len).expect("extended");
-            let found = InFile::new::<OffsetEntry>(file, len);
+            let slot = Handles::new(disk.clone(), 1).slot(path.to_owned(), Open::Read);
+            let found = InFile::open::<OffsetEntry>(slot).expect("there");
             let last = found.floor::<OffsetEntry>(&u32::MAX);
             assert_eq!(last.map_or(0, |e| e.relative), entries.saturating_sub(1) * 10);
         }

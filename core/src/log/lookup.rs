@@ -30,8 +30,8 @@ impl<D: Disk> LogView<D> {
             if segment.base >= bound {
                 break;
             }
-            if segment.greatest_time(&self.disk)? >= time
-                && let Some(found) = segment.first_at_or_after(&self.disk, time, start, bound)?
+            if segment.greatest_time()? >= time
+                && let Some(found) = segment.first_at_or_after(time, start, bound)?
             {
                 return Ok(Some(found));
             }
@@ -46,7 +46,7 @@ impl<D: Disk> LogView<D> {
         let first = segments.partition_point(|s| s.base <= start).saturating_sub(1);
         let mut greatest = NO_TIME;
         for segment in &segments[first..] {
-            greatest = greatest.max(segment.greatest_time(&self.disk)?);
+            greatest = greatest.max(segment.greatest_time()?);
         }
         // Where that one does not count, the next lower greatest time is tried: rare, and bounded by
         // the records between.

@@ -114,7 +114,7 @@ impl<D: Disk> LogView<D> {
     ) -> Result<Option<Range>> {
         let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
         for segment in &segments[first..] {
-            if let Some((position, header)) = segment.find(&self.disk, offset)? {
+            if let Some((position, header)) = segment.find(offset)? {
                 if header.base_offset > offset {
                     return Err(gap(segment, position, header.base_offset, offset));
                 }
@@ -131,7 +131,7 @@ impl<D: Disk> LogView<D> {
         let segments = self.segments.load();
         let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
         let Some(segment) = segments.get(first) else { return Ok(None) };
-        let found = segment.find(&self.disk, offset)?;
+        let found = segment.find(offset)?;
         Ok(found.map(|(_, header)| header).filter(|h| h.base_offset <= offset))
     }
 
@@ -140,8 +140,8 @@ impl<D: Disk> LogView<D> {
         let segments = self.segments.load();
         let first = segments.partition_point(|s| s.base <= offset).checked_sub(1)?;
         let segment = segments.get(first)?;
-        let (position, _) = segment.find(&self.disk, offset).ok()??;
-        Some((segment.path.clone(), position))
+        let (position, _) = segment.find(offset).ok()??;
+        Some((segment.path().to_owned(), position))
     }
 
     /// Transactions aborted that touch `from..to`, by first offset.
@@ -172,7 +172,7 @@ fn gap<D: Disk>(segment: &Segment<D>, position: u64, found: Offset, wanted: Offs
     let what = format!(
         "offset {found} where {wanted} must follow: records are missing; restore the folder from a copy"
     );
-    Error::damaged(&segment.path, position, what)
+    Error::damaged(segment.path(), position, what)
 }
 
 fn read_batches<D: Disk>(
@@ -186,7 +186,7 @@ fn read_batches<D: Disk>(
     let there = segment.size() - position;
     let want = (max_bytes.max(first.size()) as u64).min(there) as usize;
     let mut buffer = buffers.take(want);
-    read_exact_at(&*segment.file, &mut buffer.bytes[..want], position)
+    read_exact_at(&*segment.file()?, &mut buffer.bytes[..want], position)
         .map_err(|e| segment.unread(position, e))?;
     let mut filled = 0;
     let mut next = first.base_offset;
@@ -194,7 +194,7 @@ fn read_batches<D: Disk>(
     while let Some(head) = buffer.bytes[..want].get(filled..filled + HEADER_LEN) {
         let header = BatchHeader::parse(head).map_err(|e| {
             let at = position + filled as u64;
-            Error::damaged(&segment.path, at, format!("no batch header here: {e}"))
+            Error::damaged(segment.path(), at, format!("no batch header here: {e}"))
         })?;
         if header.base_offset >= bound || filled + header.size() > want {
             break;

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
 use crate::config::TopicConfig;
+use crate::disk::handles::{Handles, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file};
 use crate::error::{Error, Result};
 use crate::ids::{Offset, TopicPartition};
@@ -77,8 +78,8 @@ impl<D: Disk> PartitionLog<D> {
     ///
     /// # Errors
     /// `Damaged` for bad bytes below the flushed-offset hint, or below the recovery point; `Io`.
-    pub fn open(disk: &D, opening: &Opening) -> Result<(Self, Recovered)> {
-        let mut opener = Opener::new(disk, opening)?;
+    pub fn open(handles: &Handles<D>, opening: &Opening) -> Result<(Self, Recovered)> {
+        let mut opener = Opener::new(handles, opening)?;
         let log = if opening.clean { opener.clean()? } else { opener.unclean()? };
         Ok((log, opener.report))
     }
@@ -86,6 +87,7 @@ impl<D: Disk> PartitionLog<D> {
 
 struct Opener<'a, D: Disk> {
     disk: &'a D,
+    handles: &'a Handles<D>,
     opening: &'a Opening,
     dir: &'a Path,
     bases: Vec<Offset>,
@@ -93,7 +95,7 @@ struct Opener<'a, D: Disk> {
     /// Side files whose segment is not there.
     orphans: Vec<PathBuf>,
     hint: Option<Hint>,
-    hint_file: Option<D::File>,
+    hint_file: Option<Arc<Slot<D>>>,
     report: Recovered,
 }
 
@@ -128,7 +130,8 @@ impl From {
 }
 
 impl<'a, D: Disk> Opener<'a, D> {
-    fn new(disk: &'a D, opening: &'a Opening) -> Result<Self> {
+    fn new(handles: &'a Handles<D>, opening: &'a Opening) -> Result<Self> {
+        let disk = handles.disk();
         let dir = opening.dir.as_path();
         let mut bases = Vec::new();
         let mut snapshots = Vec::new();
@@ -172,13 +175,14 @@ impl<'a, D: Disk> Opener<'a, D> {
         let report = Recovered { known_durable, ..Recovered::default() };
         Ok(Self {
             disk,
+            handles,
             opening,
             dir,
             bases,
             snapshots,
             orphans,
             hint,
-            hint_file: Some(file),
+            hint_file: Some(handles.slot_of(path, Open::Create, file)),
             report,
         })
     }
@@ -445,11 +449,12 @@ impl<'a, D: Disk> Opener<'a, D> {
             Some(from) => self.remove_segments(from)?,
             None => false,
         };
-        let len = kept.file.len().map_err(|e| Error::io("read", &kept.path, e))?;
+        let file = kept.file()?;
+        let len = file.len().map_err(|e| Error::io("read", kept.path(), e))?;
         if len > kept.size() {
             self.report.cut_bytes += len - kept.size();
-            kept.file.set_len(kept.size()).map_err(|e| Error::io("cut", &kept.path, e))?;
-            kept.file.sync_data().map_err(|e| Error::io("sync", &kept.path, e))?;
+            file.set_len(kept.size()).map_err(|e| Error::io("cut", kept.path(), e))?;
+            file.sync_data().map_err(|e| Error::io("sync", kept.path(), e))?;
             changed = true;
         }
         if changed {
@@ -507,7 +512,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             // first segment must not outlive it.
             self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
         }
-        let segment = Arc::new(Segment::create(self.disk, self.dir, start)?);
+        let segment = Arc::new(Segment::create(self.handles, self.dir, start)?);
         self.remove_strays(start)?;
         let hint = Hint {
             turn: self.hint.map_or(0, |h| h.turn),
@@ -527,10 +532,9 @@ impl<'a, D: Disk> Opener<'a, D> {
 
     fn sealed(&self, base: Offset) -> Result<Segment<D>> {
         let path = path_of(self.dir, base, "log");
-        let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
-        let size = file.len().map_err(|e| Error::io("read", &path, e))?;
+        let size = self.disk.stat(&path).map_err(|e| Error::io("look at", &path, e))?.len;
         let aborted = Arc::new(self.aborted_of(base)?);
-        Ok(Segment::sealed(base, Arc::new(file), path, size, aborted))
+        Ok(Segment::sealed(base, self.handles.slot(path, Open::Read), size, aborted))
     }
 
     fn aborted_of(&self, base: Offset) -> Result<Vec<Aborted>> {
@@ -632,7 +636,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             scan.next = header.next_offset();
         }
         let (greatest, aborted) = (scan.marks.greatest, scan.aborted.clone());
-        let segment = Segment::recovered(base, file, path, scan.size, indexes, greatest, aborted);
+        let slot = self.handles.slot_of(path, Open::Write, file);
+        let segment = Segment::recovered(base, slot, scan.size, indexes, greatest, aborted);
         Ok((segment, scan))
     }
 
@@ -655,7 +660,6 @@ impl<'a, D: Disk> Opener<'a, D> {
             .map(Arc::clone)
             .ok_or_else(|| Error::damaged(self.dir, 0, "no segment could be opened or made"))?;
         let view = Arc::new(LogView {
-            disk: self.disk.clone(),
             at: self.opening.at.clone(),
             segments: ArcSwap::from_pointee(segments),
             start: AtomicI64::new(start),
@@ -667,6 +671,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             .ok_or_else(|| Error::damaged(self.dir, 0, "the hint file was opened twice"))?;
         Ok(PartitionLog {
             disk: self.disk.clone(),
+            handles: self.handles.clone(),
             dir: self.dir.to_owned(),
             config: self.opening.config.clone(),
             page_cache_bytes: self.opening.page_cache_bytes,

@@ -46,7 +46,7 @@ impl<D: Disk> PartitionLog<D> {
             let end = segments.get(at + 1).map_or(self.end(), |next| next.base);
             let late = match self.config.retention_ms {
                 Some(keep) => {
-                    let greatest = segment.greatest_time(&self.disk)?;
+                    let greatest = segment.greatest_time()?;
                     // Records without a time never grow old.
                     greatest >= 0 && now.saturating_sub(greatest) > keep.cast_signed()
                 }
@@ -92,17 +92,17 @@ impl<D: Disk> PartitionLog<D> {
     /// Both slots: an older start in one of them would come back when the other is torn.
     fn note_start(&mut self, to: Offset) -> Result<()> {
         self.hint.log_start = to;
-        let path = self.dir.join(super::HINT_FILE);
+        let path = self.hint_file.path().to_owned();
+        let file = self.hint_file.get().map_err(|e| Error::io("open", &path, e))?;
         let write = |at: u64, bytes: &[u8]| {
-            write_all_at(&self.hint_file, bytes, at).map_err(|e| Error::io("write", &path, e))
+            write_all_at(&*file, bytes, at).map_err(|e| Error::io("write", &path, e))
         };
         for _ in 0..2 {
             self.hint.turn += 1;
             write(self.hint.turn % 2 * SLOT_LEN, &self.hint.encode())?;
         }
         self.noted = self.hint;
-        self.hint_file
-            .sync_data()
+        file.sync_data()
             .map_err(|e| Error::Stopped { why: Error::io("sync", &path, e).to_string() })
     }
 

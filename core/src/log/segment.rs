@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use super::aborted::Aborted;
 use super::index::{Entry, InFile, Indexes, Marks, NO_TIME, OffsetEntry, TimeEntry};
 use crate::batch::{BatchHeader, BatchRef, HEADER_LEN, Scratch};
+use crate::disk::handles::{Handles, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, Timestamp};
@@ -28,11 +29,11 @@ pub(crate) fn path_of(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
 }
 
 /// Where lookups of a segment go.
-enum Index<F> {
-    /// In memory: the segment is, or was in this process, the active one.
+enum Index<D: Disk> {
+    /// In memory: the segment is the active one, or its files are not durable yet.
     Growing(Box<Indexes>),
-    /// In the files, which are opened at the first lookup.
-    Files { offsets: OnceLock<Option<InFile<F>>>, times: OnceLock<Option<InFile<F>>> },
+    /// In the files, which are looked at first when somebody looks something up.
+    Files { offsets: OnceLock<Option<InFile<D>>>, times: OnceLock<Option<InFile<D>>> },
 }
 
 /// A record that was found by its time.
@@ -48,15 +49,13 @@ pub(crate) struct Segment<D: Disk> {
     /// The offset its name says: at most that of its first batch.
     pub(crate) base: Offset,
     /// The batches.
-    pub(crate) file: Arc<D::File>,
-    /// The path of the batches, for messages.
-    pub(crate) path: PathBuf,
+    slot: Arc<Slot<D>>,
     size: AtomicU64,
     /// Bytes below this were dropped from the page cache.
     forgotten: AtomicU64,
     /// The greatest time of its records; [`UNKNOWN`] until somebody asked.
     greatest: AtomicI64,
-    index: Index<D::File>,
+    index: Index<D>,
     aborted: ArcSwap<Vec<Aborted>>,
 }
 
@@ -66,20 +65,21 @@ const UNKNOWN: Timestamp = i64::MIN;
 impl<D: Disk> Segment<D> {
     /// Creates the file of a new, empty, active segment. A left-over of the same name (its folder
     /// entry survived a crash that its content did not) is emptied.
-    pub(crate) fn create(disk: &D, dir: &Path, base: Offset) -> Result<Self> {
+    pub(crate) fn create(handles: &Handles<D>, dir: &Path, base: Offset) -> Result<Self> {
         let path = path_of(dir, base, "log");
-        let file = disk.open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
+        let file =
+            handles.disk().open(&path, Open::Create).map_err(|e| Error::io("create", &path, e))?;
         if file.len().map_err(|e| Error::io("read", &path, e))? > 0 {
             file.set_len(0).map_err(|e| Error::io("cut", &path, e))?;
         }
-        Ok(Self::recovered(base, file, path, 0, Box::new(Indexes::new()), NO_TIME, Vec::new()))
+        let slot = handles.slot_of(path, Open::Write, file);
+        Ok(Self::recovered(base, slot, 0, Box::new(Indexes::new()), NO_TIME, Vec::new()))
     }
 
     /// A segment whose content was looked at by recovery.
     pub(crate) fn recovered(
         base: Offset,
-        file: D::File,
-        path: PathBuf,
+        slot: Arc<Slot<D>>,
         size: u64,
         indexes: Box<Indexes>,
         greatest: Timestamp,
@@ -87,8 +87,7 @@ impl<D: Disk> Segment<D> {
     ) -> Self {
         Self {
             base,
-            file: Arc::new(file),
-            path,
+            slot,
             size: AtomicU64::new(size),
             forgotten: AtomicU64::new(0),
             greatest: AtomicI64::new(greatest),
@@ -101,15 +100,13 @@ impl<D: Disk> Segment<D> {
     /// checked when they are used.
     pub(crate) fn sealed(
         base: Offset,
-        file: Arc<D::File>,
-        path: PathBuf,
+        slot: Arc<Slot<D>>,
         size: u64,
         aborted: Arc<Vec<Aborted>>,
     ) -> Self {
         Self {
             base,
-            file,
-            path,
+            slot,
             size: AtomicU64::new(size),
             forgotten: AtomicU64::new(0),
             greatest: AtomicI64::new(UNKNOWN),
@@ -121,10 +118,25 @@ impl<D: Disk> Segment<D> {
     /// The same segment once it is sealed and its side files are durable: nothing of its indexes is
     /// kept in memory any more.
     pub(crate) fn at_rest(&self) -> Self {
-        let (file, aborted) = (Arc::clone(&self.file), self.aborted());
-        let rest = Self::sealed(self.base, file, self.path.clone(), self.size(), aborted);
+        self.slot.unpin();
+        let rest = Self::sealed(self.base, Arc::clone(&self.slot), self.size(), self.aborted());
         rest.greatest.store(self.greatest.load(Ordering::Relaxed), Ordering::Relaxed);
         rest
+    }
+
+    /// The path of the batches, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        self.slot.path()
+    }
+
+    /// The file of the batches.
+    pub(crate) fn file(&self) -> Result<Arc<D::File>> {
+        self.slot.get().map_err(|e| Error::io("open", self.path(), e))
+    }
+
+    /// A sync has covered all that was written.
+    pub(crate) fn unpin(&self) {
+        self.slot.unpin();
     }
 
     /// Bytes of whole batches.
@@ -141,14 +153,17 @@ impl<D: Disk> Segment<D> {
     /// the file is cut back to its size.
     pub(crate) fn append(&self, header: &[u8], body: &[u8]) -> Result<u64> {
         let position = self.size.load(Ordering::Relaxed);
-        match write_both(&*self.file, header, body, position) {
+        // First, so that it is not closed before it is synced.
+        self.slot.pin();
+        let file = self.file()?;
+        match write_both(&*file, header, body, position) {
             Ok(()) => Ok(position),
             Err(e) => {
                 // What was partly written lies past `size`: no reader sees it, but recovery would
                 // find a torn batch. If even cutting fails, the caller's error stands and the tail
                 // is cut by recovery.
-                let cut = self.file.set_len(position);
-                let error = Error::io("write", &self.path, e);
+                let cut = file.set_len(position);
+                let error = Error::io("write", self.path(), e);
                 match (error, cut) {
                     (full @ Error::Full { .. }, Ok(())) => Err(full),
                     (e, _) => Err(Error::Stopped { why: e.to_string() }),
@@ -237,51 +252,48 @@ impl<D: Disk> Segment<D> {
         write().map_err(|e| Error::io("write", &path, e))
     }
 
-    fn index_file<E: Entry>(&self, disk: &D, suffix: &str) -> Option<InFile<D::File>> {
-        let file = disk.open(&self.path.with_extension(suffix), Open::Read).ok()?;
-        let len = file.len().ok()?;
-        Some(InFile::new::<E>(file, len))
+    fn index_file<E: Entry>(&self, suffix: &str) -> Option<InFile<D>> {
+        InFile::open::<E>(self.slot.beside(suffix))
     }
 
-    fn offset_entry(&self, disk: &D, relative: u32) -> Option<OffsetEntry> {
+    fn offset_entry(&self, relative: u32) -> Option<OffsetEntry> {
         match &self.index {
             Index::Growing(indexes) => indexes.offsets.floor(&relative),
             Index::Files { offsets, .. } => offsets
-                .get_or_init(|| self.index_file::<OffsetEntry>(disk, "index"))
+                .get_or_init(|| self.index_file::<OffsetEntry>("index"))
                 .as_ref()?
                 .floor(&relative),
         }
     }
 
-    fn time_entry(&self, disk: &D, time: Timestamp) -> Option<TimeEntry> {
+    fn time_entry(&self, time: Timestamp) -> Option<TimeEntry> {
         match &self.index {
             Index::Growing(indexes) => indexes.times.floor(&time),
             Index::Files { times, .. } => times
-                .get_or_init(|| self.index_file::<TimeEntry>(disk, "timeindex"))
+                .get_or_init(|| self.index_file::<TimeEntry>("timeindex"))
                 .as_ref()?
                 .floor(&time),
         }
     }
 
-    fn last_time_entry(&self, disk: &D) -> Option<TimeEntry> {
+    fn last_time_entry(&self) -> Option<TimeEntry> {
         match &self.index {
             Index::Growing(indexes) => indexes.times.last(),
-            Index::Files { times, .. } => times
-                .get_or_init(|| self.index_file::<TimeEntry>(disk, "timeindex"))
-                .as_ref()?
-                .last(),
+            Index::Files { times, .. } => {
+                times.get_or_init(|| self.index_file::<TimeEntry>("timeindex")).as_ref()?.last()
+            }
         }
     }
 
     /// The greatest time of its records; [`NO_TIME`] when none has one. Of a sealed segment it is read
     /// from the time index, and from the batches where that does not agree with them.
-    pub(crate) fn greatest_time(&self, disk: &D) -> Result<Timestamp> {
+    pub(crate) fn greatest_time(&self) -> Result<Timestamp> {
         let known = self.greatest.load(Ordering::Acquire);
         if known != UNKNOWN {
             return Ok(known);
         }
-        let greatest = match self.last_time_entry(disk) {
-            Some(entry) if self.confirms(disk, entry)?.is_some() => entry.time,
+        let greatest = match self.last_time_entry() {
+            Some(entry) if self.confirms(entry)?.is_some() => entry.time,
             _ => {
                 let mut greatest = NO_TIME;
                 self.headers(0, |_, header| {
@@ -296,9 +308,9 @@ impl<D: Disk> Segment<D> {
     }
 
     /// Where the batch of a time entry begins, if there is such a batch. No sum covers the entry.
-    fn confirms(&self, disk: &D, entry: TimeEntry) -> Result<Option<u64>> {
+    fn confirms(&self, entry: TimeEntry) -> Result<Option<u64>> {
         let offset = self.base + i64::from(entry.relative);
-        let found = self.find(disk, offset)?;
+        let found = self.find(offset)?;
         let is_it = |header: &BatchHeader| {
             (header.last_offset(), header.max_timestamp) == (offset, entry.time)
         };
@@ -308,15 +320,14 @@ impl<D: Disk> Segment<D> {
     /// The first record at `from` or later, below `bound`, whose time is `time` or later.
     pub(crate) fn first_at_or_after(
         &self,
-        disk: &D,
         time: Timestamp,
         from: Offset,
         bound: Offset,
     ) -> Result<Option<Timed>> {
         // Records up to this entry are older: what is wanted lies behind the entry's batch.
-        let before = time.checked_sub(1).and_then(|before| self.time_entry(disk, before));
+        let before = time.checked_sub(1).and_then(|before| self.time_entry(before));
         let start = match before {
-            Some(entry) => self.confirms(disk, entry)?.unwrap_or(0),
+            Some(entry) => self.confirms(entry)?.unwrap_or(0),
             None => 0,
         };
         let (mut bytes, mut scratch) = (Vec::new(), Scratch::default());
@@ -329,10 +340,10 @@ impl<D: Disk> Segment<D> {
                 return Ok(true);
             }
             bytes.resize(header.size(), 0);
-            read_exact_at(&*self.file, &mut bytes, position)
+            read_exact_at(&*self.file()?, &mut bytes, position)
                 .map_err(|e| self.unread(position, e))?;
             let damaged = |e: crate::batch::BatchError| {
-                Error::damaged(&self.path, position, format!("no batch here: {e}"))
+                Error::damaged(self.path(), position, format!("no batch here: {e}"))
             };
             let batch = BatchRef::parse(&bytes).map_err(damaged)?;
             batch.check_crc().map_err(damaged)?;
@@ -354,9 +365,9 @@ impl<D: Disk> Segment<D> {
     }
 
     /// Where to begin looking for `offset`: the position of a batch that ends at or before it, or 0.
-    pub(crate) fn floor(&self, disk: &D, offset: Offset) -> u64 {
+    pub(crate) fn floor(&self, offset: Offset) -> u64 {
         let Ok(relative) = u32::try_from(offset - self.base) else { return 0 };
-        let entry = self.offset_entry(disk, relative);
+        let entry = self.offset_entry(relative);
         let Some(entry) = entry else { return 0 };
         // An index has no sum: an entry counts when the batch there ends where the entry says. Any
         // other only costs a scan from the start.
@@ -373,17 +384,18 @@ impl<D: Disk> Segment<D> {
             return Ok(None);
         }
         let mut bytes = [0; HEADER_LEN];
-        read_exact_at(&*self.file, &mut bytes, position).map_err(|e| self.unread(position, e))?;
-        BatchHeader::parse(&bytes)
-            .map(Some)
-            .map_err(|e| Error::damaged(&self.path, position, format!("no batch header here: {e}")))
+        read_exact_at(&*self.file()?, &mut bytes, position)
+            .map_err(|e| self.unread(position, e))?;
+        BatchHeader::parse(&bytes).map(Some).map_err(|e| {
+            Error::damaged(self.path(), position, format!("no batch header here: {e}"))
+        })
     }
 
     /// The position of the batch that holds `offset`, or of the first one after it, with its header;
     /// `None` when every batch ends before it.
-    pub(crate) fn find(&self, disk: &D, offset: Offset) -> Result<Option<(u64, BatchHeader)>> {
+    pub(crate) fn find(&self, offset: Offset) -> Result<Option<(u64, BatchHeader)>> {
         let mut found = None;
-        self.headers(self.floor(disk, offset), |position, header| {
+        self.headers(self.floor(offset), |position, header| {
             if header.last_offset() < offset {
                 return Ok(true);
             }
@@ -404,6 +416,7 @@ impl<D: Disk> Segment<D> {
     ) -> Result<()> {
         // Headers of small batches come many to a block: one read serves them all.
         let mut block = [0; 4096];
+        let file = self.file()?;
         let (mut start, mut filled) = (position, 0usize);
         let mut next = (position == 0).then_some(self.base);
         while position < self.size() {
@@ -414,16 +427,16 @@ impl<D: Disk> Segment<D> {
                     let want = (self.size() - position).min(block.len() as u64) as usize;
                     if want < HEADER_LEN {
                         let what = "the segment ends inside a batch header";
-                        return Err(Error::damaged(&self.path, position, what));
+                        return Err(Error::damaged(self.path(), position, what));
                     }
-                    read_exact_at(&*self.file, &mut block[..want], position)
+                    read_exact_at(&*file, &mut block[..want], position)
                         .map_err(|e| self.unread(position, e))?;
                     (start, filled) = (position, want);
                     &block[..HEADER_LEN]
                 }
             };
             let header = BatchHeader::parse(header).map_err(|e| {
-                Error::damaged(&self.path, position, format!("no batch header here: {e}"))
+                Error::damaged(self.path(), position, format!("no batch header here: {e}"))
             })?;
             if next.is_some_and(|next| next != header.base_offset) {
                 let what = format!(
@@ -431,7 +444,7 @@ impl<D: Disk> Segment<D> {
                     header.base_offset,
                     next.unwrap_or_default()
                 );
-                return Err(Error::damaged(&self.path, position, what));
+                return Err(Error::damaged(self.path(), position, what));
             }
             if !look(position, &header)? {
                 return Ok(());
@@ -446,12 +459,12 @@ impl<D: Disk> Segment<D> {
     pub(crate) fn unread(&self, position: u64, e: io::Error) -> Error {
         if e.kind() == io::ErrorKind::UnexpectedEof {
             return Error::damaged(
-                &self.path,
+                self.path(),
                 position,
                 "the file ends before the batch does: it was cut from outside; restore it from a copy",
             );
         }
-        Error::io("read", &self.path, e)
+        Error::io("read", self.path(), e)
     }
 }
 
