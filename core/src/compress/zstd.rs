@@ -157,7 +157,7 @@ mod tests {
         // (descriptor and what follows it, blocks, limit, most bytes that may be reserved)
         let sized = |size: u64| [&[0xe0], &size.to_le_bytes()[..]].concat();
         let windowed = vec![0x00, 0xf8];
-        let packed = |n: usize| [&[5 | 8 * 2, 0, 0][..], &vec![7; n]].concat();
+        let packed = |n: usize| [&[5 | (8 * 2), 0, 0][..], &vec![7; n]].concat();
         let cases = [
             (sized(u64::MAX - 1), packed(2), 1 << 20, 0),
             (sized(1 << 30), packed(2), 64 << 20, 0),
