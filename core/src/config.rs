@@ -45,8 +45,7 @@ pub enum Compression {
     /// Not at all.
     #[default]
     None,
-    /// gzip, level 6: small, and five times slower than lz4. For readers that know nothing else.
-    /// Feature `gzip`.
+    /// gzip, level 6: the slowest. For readers that know nothing else. Feature `gzip`.
     Gzip,
     /// Snappy in the framing of Kafka's clients. Feature `snappy`.
     Snappy,

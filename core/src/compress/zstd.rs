@@ -21,7 +21,7 @@ use ::zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound, get_error_name};
 
 use super::{Codec, CompressionError};
 
-/// On log text level 1 is four times as fast as Kafka's 3, for a tenth more bytes.
+/// Speed before size: Kafka's default is 3. Every level is read.
 const LEVEL: i32 = 1;
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const BLOCK_MAX: usize = 128 << 10;
