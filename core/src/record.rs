@@ -8,6 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+pub use crate::config::TimestampType;
 use crate::ids::{Offset, Timestamp};
 use crate::varint::read_varint;
 
@@ -24,7 +25,8 @@ pub const BACKLOG_HEADER: &str = "__tw.backlog";
 pub struct RecordRef<'a> {
     /// Its position in the partition.
     pub offset: Offset,
-    /// Its time: the producer's, or the log's when the batch says so.
+    /// Its time in milliseconds since 1970: the producer's, -1 for none; or the log's, see
+    /// [`TimestampType`].
     pub timestamp: Timestamp,
     /// Its key; `None` is null, which is not the empty key.
     pub key: Option<&'a [u8]>,

@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::handle::PartitionHandle;
-use crate::batch::{self, BatchBuilder, BatchHeader, BatchRef, Scratch};
+use crate::batch::{self, Accept, BatchBuilder, BatchHeader, Scratch, Validated};
 use crate::client::log::{Ack, Appended};
-use crate::config::{Compression, Level};
+use crate::config::{Compression, Level, TimestampType, TopicConfig};
 use crate::coordinator::CoordinatorRecord;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::ids::{Offset, ProducerIdentity, TopicPartition};
+use crate::ids::{Offset, ProducerIdentity, Timestamp, TopicPartition};
 use crate::log::Origin;
 
 /// Free space is looked at every so many bytes.
@@ -34,15 +34,16 @@ impl<D: Disk> Inner<D> {
         if handle.internal {
             return Err(Error::invalid(format!("{at} is internal: only the log writes there")));
         }
-        let (max_bytes, compacts) = {
-            let config = handle.config.load();
-            (config.max_message_bytes as usize, config.cleanup.compacts())
+        let config = handle.config.load_full();
+        let header = self.accept(&config, bytes)?;
+        let stamped;
+        let (header, bytes) = match config.timestamp_type {
+            TimestampType::CreateTime => (header, bytes),
+            TimestampType::LogAppendTime => {
+                stamped = stamp_append_time(bytes, self.clock.now())?;
+                (BatchHeader::parse(&stamped).map_err(Error::from)?, stamped.as_slice())
+            }
         };
-        let header = batch::validate(bytes, max_bytes).map_err(Error::from)?;
-        if compacts {
-            let batch = BatchRef::parse(bytes).map_err(Error::from)?;
-            batch::validate_records(&batch, true, &mut Scratch::default()).map_err(Error::from)?;
-        }
         self.check_space(bytes.len())?;
         if header.is_transactional() {
             let id = transactional_id.ok_or_else(|| {
@@ -62,6 +63,27 @@ impl<D: Disk> Inner<D> {
             self.wait_durable(&[(handle, stored.next_offset)]).await?;
         }
         Ok(stored)
+    }
+
+    /// Looks at a client's batch: at its records only where the topic asks something of each.
+    fn accept(&self, config: &TopicConfig, bytes: &[u8]) -> Result<BatchHeader> {
+        let max_message_bytes = config.max_message_bytes as usize;
+        let own_times = config.timestamp_type == TimestampType::CreateTime;
+        let (before, after) = (config.timestamp_before_max_ms, config.timestamp_after_max_ms);
+        let timed = own_times && (before.is_some() || after.is_some());
+        if !timed && !config.cleanup.compacts() {
+            return batch::validate_shallow(bytes, max_message_bytes).map_err(Error::from);
+        }
+        let mut accept =
+            Accept { compacted: config.cleanup.compacts(), ..Accept::up_to(max_message_bytes) };
+        if timed {
+            let now = self.clock.now();
+            let limit = |ms: Option<u64>| ms.and_then(|ms| i64::try_from(ms).ok());
+            accept.earliest = limit(before).map_or(i64::MIN, |ms| now.saturating_sub(ms));
+            accept.latest = limit(after).map_or(i64::MAX, |ms| now.saturating_add(ms));
+        }
+        let validated = batch::validate_deep(bytes, &accept, &mut Scratch::default());
+        validated.and_then(Validated::unchanged).map_err(Error::from)
     }
 
     /// Writes one batch and wakes readers.
@@ -148,4 +170,14 @@ impl<D: Disk> Inner<D> {
         }
         Ok(())
     }
+}
+
+/// A copy of a batch with the time of its append.
+fn stamp_append_time(bytes: &[u8], now: Timestamp) -> Result<Vec<u8>> {
+    let mut stamped = bytes.to_vec();
+    let Some(header) = stamped.first_chunk_mut() else {
+        return Err(Error::invalid("a batch without a header"));
+    };
+    batch::stamp_time(header, TimestampType::LogAppendTime, now);
+    Ok(stamped)
 }

@@ -377,11 +377,12 @@ mod tests {
                 index.push(OffsetEntry { relative: 10 * i, position: 100 * i });
             }
             let disk = SimDisk::new(1);
-            let file = disk.open(std::path::Path::new("/index"), Open::CreateNew).expect("created");
+            let name = std::path::Path::new("/index");
+            let file = disk.open(name, Open::CreateNew).expect("created");
             write_all_at(&file, &index.to_bytes(0), 0).expect("written");
             let len = (u64::from(entries) + zeros) * OffsetEntry::LEN as u64;
             file.set_len(len).expect("extended");
-            let slot = Handles::new(disk.clone(), 1).slot(path.to_owned(), Open::Read);
+            let slot = Handles::new(disk.clone(), 1).slot(name.to_owned(), Open::Read);
             let found = InFile::open::<OffsetEntry>(slot).expect("there");
             let last = found.floor::<OffsetEntry>(&u32::MAX);
             assert_eq!(last.map_or(0, |e| e.relative), entries.saturating_sub(1) * 10);
