@@ -58,6 +58,7 @@ use crate::error::Error;
 pub use build::{BatchBuilder, size_of_record};
 pub use control::{Marker, control_batch, parse_marker};
 pub use header::{Attributes, BatchHeader, stamp};
+pub(crate) use records::Plain;
 pub use records::{Records, Scratch};
 pub use validate::{validate, validate_records};
 pub use visible::Visible;
