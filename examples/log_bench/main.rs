@@ -48,7 +48,8 @@ fn main() -> Result<()> {
     for (size, len) in [("1KiB", 1024), ("100B", 100)] {
         run(&format!("append/{size}"), &|rt, name| write::append(rt, len, name, preallocate))?;
         for (by, how) in [("", By::SendAll), ("/send", By::Send)] {
-            let produce = |rt: &Runtime, name: &str| write::produce(rt, len, how, name, preallocate);
+            let produce =
+                |rt: &Runtime, name: &str| write::produce(rt, len, how, name, preallocate);
             run(&format!("producer/{size}{by}"), &produce)?;
         }
     }

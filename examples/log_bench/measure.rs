@@ -1,15 +1,16 @@
-//! How a figure is measured: ours and its floor in turn, five times after one pair that is thrown away,
-//! each on fresh files; printed are medians, and the least and the greatest ratio.
+//! How a figure is measured: ours and its floor in turn, five pairs after one that is thrown away;
+//! printed are medians, and the least and the greatest ratio.
 //!
 //! ```text
-//!   ours  floor | ours  floor | ours  floor | ...        | = files removed: the next turn writes to the
-//!   thrown away    pair 1        pair 2                      same pages of memory
+//!   o f o f o f o f | o f o f o f o f | o f o f o f o f | ...     o = ours, f = floor: a slice each, of
+//!   thrown away       pair 1            pair 2                    fresh files, removed at its end
 //! ```
 //!
 //! Why so: in a virtual machine a page of memory that the host has to find first costs four times a page
-//! that was in use a moment ago. The pair that is thrown away finds the pages; removing the files of a
-//! turn before the next gives them back to be used again. The ratio is taken pair by pair, so that
-//! neighbours who come and go hit both sides of it.
+//! that was in use a moment ago, and pages that stay free for some seconds go back to the host. So the
+//! pair that is thrown away finds the pages, a slice is short, and its files are removed before the next
+//! slice begins, which then writes to the same pages. A pair is the sum of its slices, and the ratio is
+//! taken pair by pair, so that neighbours who come and go hit both sides of it.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -20,6 +21,8 @@ use tempfile::TempDir;
 use thalweg::{Error, Result};
 
 const PAIRS: usize = 5;
+/// Slices of each side in a pair.
+const SLICES: usize = 8;
 
 /// What one side did in one turn, and what it took.
 #[derive(Clone, Copy)]
@@ -33,6 +36,10 @@ pub(crate) struct Turn {
 impl Turn {
     pub(crate) fn rate(self) -> f64 {
         self.amount / self.seconds
+    }
+
+    fn and(self, more: Self) -> Self {
+        Self { amount: self.amount + more.amount, seconds: self.seconds + more.seconds }
     }
 }
 
@@ -50,19 +57,21 @@ pub(crate) struct Name<'a> {
     pub(crate) level: &'a str,
 }
 
-/// Measures a figure whose two sides each work in a fresh folder, and prints it.
+/// Measures a figure whose two sides take turns in short slices, and prints it.
 pub(crate) fn in_turn(
     name: &Name<'_>,
-    mut ours: impl FnMut(&Path) -> Result<Turn>,
-    mut floor: impl FnMut(&Path) -> Result<Turn>,
+    mut ours: impl FnMut() -> Result<Turn>,
+    mut floor: impl FnMut() -> Result<Turn>,
 ) -> Result<()> {
-    let mut pairs = Vec::new();
-    for _ in 0..=PAIRS {
-        let value = ours(fresh_folder()?.path())?.rate();
-        let floor = floor(fresh_folder()?.path())?.rate();
-        pairs.push(Pair { value, floor });
-    }
-    report(name, &pairs[1..])
+    pairs(name, || {
+        let nothing = Turn { amount: 0.0, seconds: 0.0 };
+        let (mut value, mut of_floor) = (nothing, nothing);
+        for _ in 0..SLICES {
+            value = value.and(ours()?);
+            of_floor = of_floor.and(floor()?);
+        }
+        Ok(Pair { value: value.rate(), floor: of_floor.rate() })
+    })
 }
 
 /// Measures a figure by pairs, after one that is thrown away, and prints it.

@@ -1,8 +1,8 @@
 //! Reading from the page cache, alone and beside a writer.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,20 +16,19 @@ use thalweg::{
 };
 use tokio::runtime::Runtime;
 
-use super::hand;
+use super::hand::{self, FloorFile};
 use super::measure::{Name, Pair, Turn, cpu_of, cpu_of_thread, fresh_folder, pairs, report};
 use super::write::open;
 
 const BYTES: usize = 256 << 20;
+/// What the writer writes while the reader reads.
+const BESIDE_BYTES: usize = 128 << 20;
 const SEALED_BYTES: usize = 2 << 30;
 const MIB: f64 = (1 << 20) as f64;
 /// Bytes asked for at a time, by both sides.
 const ASK: usize = 1 << 20;
-const NO_WAIT: FetchOptions = FetchOptions {
-    isolation: Isolation::ReadUncommitted,
-    max_wait: Duration::ZERO,
-    max_bytes: 0,
-};
+const NO_WAIT: FetchOptions =
+    FetchOptions { isolation: Isolation::ReadUncommitted, max_wait: Duration::ZERO, max_bytes: 0 };
 
 /// What is read: the log, and the same bytes as files.
 struct Stored {
@@ -38,7 +37,7 @@ struct Stored {
     files: Vec<RealFile>,
     bytes: u64,
     records: i64,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Stored {
@@ -59,7 +58,7 @@ impl Stored {
         }
         let bytes = (rounds * hand::bytes_of(&chunks)) as u64;
         let records = log.offsets(&at).await?.high_watermark;
-        Ok(Self { log, at, files, bytes, records, _folder: folder })
+        Ok(Self { log, at, files, bytes, records, folder })
     }
 
     /// `pread` and sum of all bytes.
@@ -82,6 +81,15 @@ impl Stored {
         assert_eq!(all, self.bytes, "both read the same bytes");
         Ok(())
     }
+}
+
+/// Writes to a file and removes it.
+fn warm<'c>(path: &Path, chunks: impl Iterator<Item = &'c Bytes>) -> Result<()> {
+    let mut file = FloorFile::create(path, false)?;
+    for chunk in chunks {
+        file.write(chunk).map_err(|e| Error::io("write", path, e))?;
+    }
+    RealDisk.remove(path).map_err(|e| Error::io("remove", path, e))
 }
 
 async fn append<'c>(
@@ -197,22 +205,27 @@ pub(crate) fn beside_a_writer(runtime: &Runtime) -> Result<()> {
     let stored = runtime.block_on(Stored::make(SEALED_BYTES, 100))?;
     let sealed = stored.records;
     let chunks = hand::batches_of(100);
-    let rounds = BYTES / hand::bytes_of(&chunks);
-    let write = || {
+    let rounds = BESIDE_BYTES / hand::bytes_of(&chunks);
+    let scratch = stored.folder.path().join("scratch");
+    let write = |begin: Option<&Barrier>| {
+        // Pages that are warm: found, used and given back a moment ago.
+        warm(&scratch, (0..rounds).flat_map(|_| &chunks))?;
+        begin.map(Barrier::wait);
         moved(|| {
             block_on(append(&stored.log, &stored.at, (0..rounds).flat_map(|_| &chunks)))?;
             Ok((rounds * hand::bytes_of(&chunks)) as u64)
         })
     };
     // Reads until it is told to stop, and once all over at least when nobody does.
-    let read = |stop: Option<&AtomicBool>| {
+    let read = |together: Option<(&Barrier, &AtomicBool)>| {
+        together.map(|(begin, _)| begin.wait());
         moved(|| {
             let (mut offset, mut seen) = (0, 0);
             loop {
                 let (bytes, next) = block_on(fetch(&stored.log, &stored.at, offset))?;
                 seen += bytes;
                 offset = if next < sealed { next } else { 0 };
-                let over = stop.map_or(offset == 0, |stop| stop.load(Ordering::Relaxed));
+                let over = together.map_or(offset == 0, |(_, stop)| stop.load(Ordering::Relaxed));
                 if over {
                     return Ok(seen);
                 }
@@ -221,11 +234,11 @@ pub(crate) fn beside_a_writer(runtime: &Runtime) -> Result<()> {
     };
     let mut all: [Vec<Pair>; 4] = Default::default();
     for turn in 0..=5 {
-        let (writer_alone, reader_alone) = (write()?, read(None)?);
-        let stop = AtomicBool::new(false);
+        let (writer_alone, reader_alone) = (write(None)?, read(None)?);
+        let (begin, stop) = (Barrier::new(2), AtomicBool::new(false));
         let (writer, reader) = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| read(Some(&stop)));
-            let writer = write();
+            let reader = scope.spawn(|| read(Some((&begin, &stop))));
+            let writer = write(Some(&begin));
             stop.store(true, Ordering::Relaxed);
             (writer, reader.join().expect("the reader does not panic"))
         });

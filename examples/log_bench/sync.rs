@@ -110,7 +110,10 @@ fn by_hand(batch: &Bytes, mib: f64, preallocate: bool) -> Result<Synced> {
         (rounds, results)
     });
     let seconds = begin.elapsed().as_secs_f64();
-    results.into_iter().collect::<std::io::Result<()>>().map_err(|e| Error::io("sync", &path, e))?;
+    results
+        .into_iter()
+        .collect::<std::io::Result<()>>()
+        .map_err(|e| Error::io("sync", &path, e))?;
     Ok(Synced { rate: mib / seconds, waits: sorted(rounds) })
 }
 
@@ -129,7 +132,9 @@ pub(crate) fn idle(runtime: &Runtime, preallocate: bool) -> Result<()> {
             let append = log.append(&at, batch.clone(), None, Ack::Level);
             ours.push(runtime.block_on(clock_of(append))?.1 * MILLISECONDS);
             let begin = Instant::now();
-            file.write(&batch).and_then(|()| file.sync()).map_err(|e| Error::io("sync", &path, e))?;
+            file.write(&batch)
+                .and_then(|()| file.sync())
+                .map_err(|e| Error::io("sync", &path, e))?;
             floor.push(begin.elapsed().as_secs_f64() * MILLISECONDS);
         }
         log.close()?;

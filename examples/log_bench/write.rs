@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thalweg::core::batch::batches;
 use thalweg::core::client::log::{Ack, FetchFrom, FetchOptions};
+use thalweg::core::disk::Disk;
+use thalweg::core::disk::real::RealDisk;
 use thalweg::{
     EmbeddedLog, Error, Isolation, Level, Log, LogConfig, NewTopic, Producer, ProducerConfig,
     Record, Result, TopicConfig, TopicPartition,
@@ -13,10 +15,10 @@ use thalweg::{
 use tokio::runtime::Runtime;
 
 use super::hand::{self, FloorFile};
-use super::measure::{Name, Turn, cpu_of, in_turn};
+use super::measure::{Name, Turn, cpu_of, fresh_folder, in_turn};
 
-/// Bytes of one turn: enough that a turn takes a tenth of a second, and as much memory on each side.
-const BYTES: usize = 256 << 20;
+/// Bytes of one slice: some hundredths of a second.
+const BYTES: usize = 64 << 20;
 const MIB: f64 = (1 << 20) as f64;
 /// Records handed over by one call of `send_all`.
 const AT_ONCE: usize = 500;
@@ -25,9 +27,26 @@ const AT_ONCE: usize = 500;
 pub(crate) async fn open(dir: &Path, level: Level, partitions: u32) -> Result<Arc<EmbeddedLog>> {
     let config = LogConfig { level, ..Default::default() };
     let log = thalweg::open_with(dir.join("data"), config).await?;
+    create(&log, partitions).await?;
+    Ok(log)
+}
+
+/// Makes topic `t`: its files are fresh.
+async fn create(log: &EmbeddedLog, partitions: u32) -> Result<()> {
     let config = TopicConfig { max_message_bytes: 2 << 20, ..Default::default() };
     log.create_topic(&NewTopic { name: "t".to_owned(), partitions, config }).await?;
-    Ok(log)
+    Ok(())
+}
+
+/// Removes its files, and makes it anew.
+async fn refresh(log: &EmbeddedLog) -> Result<()> {
+    log.delete_topic("t").await?;
+    create(log, 1).await
+}
+
+/// Removes a floor's file.
+fn remove(path: &Path) -> Result<()> {
+    RealDisk.remove(path).map_err(|e| Error::io("remove", path, e))
 }
 
 /// Given batches through the engine, against `write()` of the same bytes.
@@ -36,10 +55,12 @@ pub(crate) fn append(runtime: &Runtime, len: usize, name: &str, preallocate: boo
     let rounds = BYTES / hand::bytes_of(&chunks);
     let mib = (rounds * hand::bytes_of(&chunks)) as f64 / MIB;
     let all = || (0..rounds).flat_map(|_| &chunks);
-    let ours = |dir: &Path| {
+    let folder = fresh_folder()?;
+    let path = folder.path().join("floor");
+    let log = runtime.block_on(open(folder.path(), Level::Os, 1))?;
+    let at = TopicPartition::new("t", 0);
+    let ours = || {
         runtime.block_on(async {
-            let log = open(dir, Level::Os, 1).await?;
-            let at = TopicPartition::new("t", 0);
             let seconds = cpu_of(async {
                 for chunk in all() {
                     log.append(&at, chunk.clone(), None, Ack::Level).await?;
@@ -47,19 +68,21 @@ pub(crate) fn append(runtime: &Runtime, len: usize, name: &str, preallocate: boo
                 Ok(())
             })
             .await?;
-            log.close()?;
+            refresh(&log).await?;
             Ok(Turn { amount: mib, seconds })
         })
     };
-    let floor = |dir: &Path| {
-        let path = dir.join("floor");
+    let floor = || {
         let mut file = FloorFile::create(&path, preallocate)?;
         let write = async {
             all().try_for_each(|chunk| file.write(chunk)).map_err(|e| Error::io("write", &path, e))
         };
-        Ok(Turn { amount: mib, seconds: runtime.block_on(cpu_of(write))? })
+        let seconds = runtime.block_on(cpu_of(write))?;
+        remove(&path)?;
+        Ok(Turn { amount: mib, seconds })
     };
-    in_turn(&Name { figure: name, unit: "MiB/cpu_s", level: "os" }, ours, floor)
+    in_turn(&Name { figure: name, unit: "MiB/cpu_s", level: "os" }, ours, floor)?;
+    log.close()
 }
 
 /// How records are handed to the producer.
@@ -83,9 +106,11 @@ pub(crate) fn produce(
     let records = hand::records_of(len);
     let count = (BYTES / (len + 10)).next_multiple_of(records.len());
     let config = ProducerConfig::default();
-    let ours = |dir: &Path| {
+    let folder = fresh_folder()?;
+    let path = folder.path().join("floor");
+    let log = runtime.block_on(open(folder.path(), Level::Os, 1))?;
+    let ours = || {
         runtime.block_on(async {
-            let log = open(dir, Level::Os, 1).await?;
             let producer = Producer::open(log.clone(), config.clone()).await?;
             let seconds = cpu_of(async {
                 for _ in 0..count / records.len() {
@@ -95,28 +120,30 @@ pub(crate) fn produce(
             })
             .await?;
             check(&log, count).await?;
-            log.close()?;
+            refresh(&log).await?;
             Ok(Turn { amount: count as f64, seconds })
         })
     };
-    let floor = |dir: &Path| {
-        let path = dir.join("floor");
+    let floor = || {
         let mut file = FloorFile::create(&path, preallocate)?;
         let work = async {
             hand::produce(&records, count, config.batch_bytes, |batch| file.write(batch))
                 .map_err(|e| Error::io("write", &path, e))
         };
-        Ok(Turn { amount: count as f64, seconds: runtime.block_on(cpu_of(work))? })
+        let seconds = runtime.block_on(cpu_of(work))?;
+        remove(&path)?;
+        Ok(Turn { amount: count as f64, seconds })
     };
     check_hand(&records)?;
-    in_turn(&Name { figure: name, unit: "records/cpu_s", level: "os" }, ours, floor)
+    in_turn(&Name { figure: name, unit: "records/cpu_s", level: "os" }, ours, floor)?;
+    log.close()
 }
 
 async fn hand_over(producer: &Producer, records: &[Record], by: By) -> Result<()> {
     match by {
         By::Send => {
             for record in records {
-                producer.send("t", record.clone()).await?;
+                producer.send("t", record).await?;
             }
         }
         By::SendAll => {

@@ -164,8 +164,12 @@ impl BatchBuilder {
     /// Makes room for a batch of `size` bytes.
     #[cold]
     fn grow(&mut self, size: usize) {
-        let first = self.capacity.min(FIRST_LEN);
-        let len = size.max(2 * self.memory.len()).max(first);
+        // What comes after a whole batch is the rest of its last record, mostly: a little room for it,
+        // since it is cleared for every batch.
+        let whole = self.capacity.saturating_add(self.capacity / 16);
+        let now = self.memory.len();
+        let len = if now < whole { whole.min(FIRST_LEN.max(2 * now)) } else { now + now / 4 };
+        let len = len.max(size);
         if self.memory.is_empty() {
             // Zeroed by the system where it can be.
             self.memory = BytesMut::zeroed(len);

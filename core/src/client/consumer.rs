@@ -260,20 +260,22 @@ impl Consumer {
             for batch in &partition.batches {
                 let keep = |part: &[u8]| batch.section().slice_ref(part);
                 let of_batch = batch.starting_at(partition.from).flatten();
-                records.extend(of_batch.map(|record| ConsumerRecord {
-                    at: partition.at.clone(),
-                    offset: record.offset,
-                    timestamp: record.timestamp,
-                    key: record.key.map(keep),
-                    value: record.value.map(keep),
-                    headers: record
-                        .headers
-                        .iter()
-                        .map(|(key, value)| Header {
-                            key: String::from_utf8_lossy(key).into_owned(),
-                            value: value.map(keep),
-                        })
-                        .collect(),
+                records.extend(of_batch.map(|record| {
+                    ConsumerRecord {
+                        at: partition.at.clone(),
+                        offset: record.offset,
+                        timestamp: record.timestamp,
+                        key: record.key.map(keep),
+                        value: record.value.map(keep),
+                        headers: record
+                            .headers
+                            .iter()
+                            .map(|(key, value)| Header {
+                                key: String::from_utf8_lossy(key).into_owned(),
+                                value: value.map(keep),
+                            })
+                            .collect(),
+                    }
                 }));
             }
         }

@@ -15,6 +15,7 @@
 //! stands. Whoever fills a batch also begins to append it, while its bytes are in the processor's
 //! cache; where the log waits (for a sync, for a network), the log's runtime goes on with it.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -218,21 +219,23 @@ impl Producer {
     }
 
     /// Adds a record to its batch. Returns at once, unless `buffer_bytes` wait already. Await the
-    /// answer to learn its offset; records that nobody awaits are sent all the same.
+    /// answer to learn its offset; records that nobody awaits are sent all the same. The record is
+    /// encoded here and now, so a borrowed one (`&record`) does as well and costs less.
     ///
     /// # Errors
     /// `Unknown` for a topic that does not exist; `Stopped` after an earlier batch was refused for
     /// good: open a new producer.
-    pub async fn send(&self, topic: &str, record: Record) -> Result<Sent> {
+    pub async fn send(&self, topic: &str, record: impl Borrow<Record>) -> Result<Sent> {
         let shared = &self.shared;
         loop {
+            let record: &Record = record.borrow();
             let now = if record.timestamp.is_none() { shared.log.now() } else { 0 };
             let (taken, due) = {
                 let mut state = shared.state.lock();
                 match state.topic(topic)? {
                     Some(topic) if state.has_room(shared) => {
                         let mut due = Due::default();
-                        let sent = state.push(shared, topic, now, &record, &mut due)?;
+                        let sent = state.push(shared, topic, now, record, &mut due)?;
                         (Some(sent), due)
                     }
                     _ => (None, Due::default()),
@@ -589,7 +592,8 @@ impl Shared {
                 under_way.extend(again.drain(..).map(|batch| self.attempt(batch)));
                 continue;
             }
-            let Either::Left((Some((mut batch, result)), _)) = select(under_way.next(), sealed).await
+            let Either::Left((Some((mut batch, result)), _)) =
+                select(under_way.next(), sealed).await
             else {
                 continue;
             };
