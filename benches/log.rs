@@ -4,26 +4,29 @@
 //!
 //! `cargo bench -p thalweg --bench log`. The twin of `examples/log_bench`, which counts CPU time.
 //!
+//! The loop by hand and the batches are those of `examples/log_bench/hand.rs`.
+//!
 //! Always true here: each sample writes to a fresh topic or file, which is removed behind it.
+
+#[path = "../examples/log_bench/hand.rs"]
+#[expect(dead_code, reason = "shared with the example, which measures more")]
+mod hand;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use thalweg::core::batch::{BatchBuilder, batches, crc32c};
+use thalweg::core::batch::{batches, crc32c};
 use thalweg::core::client::log::{Ack, FetchFrom, FetchOptions};
 use thalweg::core::disk::real::RealDisk;
 use thalweg::core::disk::{Disk, DiskFile, Open, write_all_at};
-use thalweg::core::ids::ProducerIdentity;
 use thalweg::{
-    Compression, EmbeddedLog, Isolation, Level, Log, LogConfig, NewTopic, Producer, ProducerConfig,
-    Record, TopicConfig, TopicPartition,
+    EmbeddedLog, Isolation, Level, Log, LogConfig, NewTopic, Producer, ProducerConfig, TopicConfig,
+    TopicPartition,
 };
 use tokio::runtime::Runtime;
 
-const TIME: i64 = 1_790_000_000_000;
 /// Records of one iteration of the producer.
 const RECORDS: usize = 20_000;
 /// Bytes that are read.
@@ -46,9 +49,9 @@ fn bench(c: &mut Criterion) {
 
 fn appends(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, file: &Path) {
     for (name, record) in [("append/1KiB", 1024), ("append/100B", 100)] {
-        let chunks = batches_of(record);
+        let chunks = hand::batches_of(record);
         let mut group = c.benchmark_group(name);
-        group.throughput(Throughput::Bytes(bytes_of(&chunks)));
+        group.throughput(Throughput::Bytes(hand::bytes_of(&chunks) as u64));
         group.bench_function("engine", |bencher| {
             bencher.iter_custom(|times| {
                 let at = runtime.block_on(fresh(log));
@@ -73,8 +76,8 @@ fn appends(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, file: &
 }
 
 fn reads(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, dir: &Path) {
-    let chunks = batches_of(100);
-    let rounds = READ_BYTES as u64 / bytes_of(&chunks);
+    let chunks = hand::batches_of(100);
+    let rounds = READ_BYTES as u64 / hand::bytes_of(&chunks) as u64;
     let at = runtime.block_on(fresh(log));
     runtime.block_on(async {
         for chunk in (0..rounds).flat_map(|_| &chunks) {
@@ -82,7 +85,7 @@ fn reads(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, dir: &Pat
         }
     });
     let mut group = c.benchmark_group("read/fetch");
-    group.throughput(Throughput::Bytes(rounds * bytes_of(&chunks)));
+    group.throughput(Throughput::Bytes(rounds * hand::bytes_of(&chunks) as u64));
     group.bench_function("engine", |bencher| {
         bencher.iter(|| runtime.block_on(fetched(log, &at)));
     });
@@ -111,7 +114,7 @@ fn reads(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, dir: &Pat
 }
 
 fn produces(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, file: &Path) {
-    let value = Bytes::from(vec![b'x'; 100]);
+    let values = hand::records_of(100);
     let mut group = c.benchmark_group("producer/100B");
     group.throughput(Throughput::Elements(RECORDS as u64));
     group.bench_function("producer", |bencher| {
@@ -121,8 +124,8 @@ fn produces(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, file: 
                 let config = ProducerConfig::default();
                 let producer = Producer::open(log.clone(), config).await.expect(WORKS);
                 let begin = Instant::now();
-                for _ in 0..times as usize * RECORDS {
-                    producer.send("t", Record::value(value.clone())).await.expect(WORKS);
+                for some in (0..times as usize * RECORDS / 500).zip(values.chunks(500).cycle()) {
+                    producer.send_all("t", some.1).await.expect(WORKS);
                 }
                 producer.flush().await.expect(WORKS);
                 begin.elapsed()
@@ -133,15 +136,12 @@ fn produces(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, file: 
         let batch_bytes = ProducerConfig::default().batch_bytes;
         bencher.iter_custom(|times| {
             written(file, |write| {
-                let mut builder = BatchBuilder::new(Compression::None, batch_bytes);
                 let records = times as usize * RECORDS;
-                for n in 1..=records {
-                    builder.push(TIME, None, Some(&value), &[]).expect("small");
-                    if builder.bytes() >= batch_bytes || n == records {
-                        let none = ProducerIdentity::NONE;
-                        write(&builder.finish(none, -1, false).expect("no codec"));
-                    }
-                }
+                let write = |batch: &[u8]| {
+                    write(batch);
+                    Ok(())
+                };
+                hand::produce(&values, records, batch_bytes, write).expect(WORKS);
             })
         });
     });
@@ -156,23 +156,6 @@ async fn fresh(log: &Arc<EmbeddedLog>) -> TopicPartition {
     let topic = NewTopic { name: "t".to_owned(), partitions: 1, config };
     log.create_topic(&topic).await.expect(WORKS);
     TopicPartition::new("t", 0)
-}
-
-/// Batches of 64 KiB to 1 MiB of records of `record` bytes.
-fn batches_of(record: usize) -> Vec<Bytes> {
-    let value = vec![b'x'; record];
-    let batch = |size: usize| {
-        let mut builder = BatchBuilder::new(Compression::None, size);
-        while builder.bytes() + record + 32 < size {
-            builder.push(TIME, None, Some(&value), &[]).expect("far below 2 GiB");
-        }
-        builder.finish(ProducerIdentity::NONE, -1, false).expect("no codec")
-    };
-    [64 << 10, 256 << 10, 1 << 20, 128 << 10, 512 << 10].map(batch).to_vec()
-}
-
-fn bytes_of(chunks: &[Bytes]) -> u64 {
-    chunks.iter().map(|chunk| chunk.len() as u64).sum()
 }
 
 /// Fetches everything there is, and sums it up.

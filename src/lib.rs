@@ -15,7 +15,9 @@ pub use thalweg_core as core;
 pub use thalweg_streams as streams;
 
 pub use thalweg_core::client::admin::Admin;
-pub use thalweg_core::client::consumer::{Consumer, ConsumerConfig, ConsumerRecord, StartAt};
+pub use thalweg_core::client::consumer::{
+    Consumer, ConsumerConfig, ConsumerRecord, Polled, StartAt,
+};
 pub use thalweg_core::client::log::{Isolation, Log, NewTopic, TopicConfig};
 pub use thalweg_core::client::producer::{Producer, ProducerConfig};
 pub use thalweg_core::client::transaction::TransactionalProducer;

@@ -62,6 +62,7 @@ use crate::ids::{Offset, Timestamp};
 pub use build::{BatchBuilder, size_of_record};
 pub use control::{Marker, control_batch, parse_marker};
 pub use header::{Attributes, BatchHeader, stamp, stamp_time};
+pub(crate) use records::Plain;
 pub use records::{Records, Scratch};
 pub use rewrite::{Rewrite, Rewriter, Rewritten};
 pub use sum::crc32c;

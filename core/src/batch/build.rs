@@ -1,13 +1,13 @@
 //! F1 · Writing batches.
 //!
 //! Always true here: a record is copied once, into its place in the batch (and once more, packed, when
-//! the batch is compressed); a batch costs two allocations at most, its buffer and the count of who
-//! holds it, and no buffer when the batches before have been let go of. Nothing is lost by an error:
-//! what was pushed before stays pushed.
+//! the batch is compressed); memory is cleared once, when it is new, and never again while it goes
+//! round. Nothing is lost by an error: what was pushed before stays pushed.
 //!
 //! ```text
-//!   push  -> [ 61 bytes free | record | record |            ]   buffer, reserved at the first push
-//!   finish-> [ header        | record | record ] frozen     the rest of the buffer stays here
+//!   push   -> [ 61 bytes free | record | record |  old bytes  ]   memory, grown as records come
+//!   finish -> [ header        | record | record ]                 frozen; the builder has none now
+//!   reuse  -> [ old bytes                                     ]   the batch again, when nobody holds it
 //! ```
 
 use std::fmt;
@@ -33,6 +33,10 @@ const RECORD_OVERHEAD_MAX: usize = 1 + VARLONG_LEN_MAX + 5 * VARINT_LEN_MAX;
 /// The largest batch there is: its length must fit 32 bits.
 pub(super) const BATCH_LEN_MAX: usize = i32::MAX as usize;
 
+/// New memory begins with this much at most and doubles: a partition that sees few records does not
+/// pay for a whole batch.
+const FIRST_LEN: usize = 16 << 10;
+
 /// The most bytes that a record of these parts adds to a batch before compression.
 pub fn size_of_record(
     key: Option<&[u8]>,
@@ -48,22 +52,24 @@ pub struct BatchBuilder {
     codec: Codec,
     compressor: Compressor,
     capacity: usize,
-    buffer: BytesMut,
+    /// Initialised throughout; the batch is its first `filled` bytes.
+    memory: BytesMut,
+    filled: usize,
     count: i32,
     base_timestamp: Timestamp,
     max_timestamp: Timestamp,
 }
 
 impl BatchBuilder {
-    /// A builder of batches of about `capacity` bytes: as much is reserved at the first push of each,
-    /// and grows where needed. A codec whose feature is not enabled fails in
-    /// [`BatchBuilder::finish`].
+    /// A builder of batches of about `capacity` bytes; they grow beyond it where needed. A codec whose
+    /// feature is not enabled fails in [`BatchBuilder::finish`].
     pub fn new(compression: Compression, capacity: usize) -> Self {
         Self {
             codec: compression.into(),
             compressor: Compressor::new(compression.into()),
             capacity: capacity.max(HEADER_LEN),
-            buffer: BytesMut::new(),
+            memory: BytesMut::new(),
+            filled: 0,
             count: 0,
             base_timestamp: -1,
             max_timestamp: -1,
@@ -89,6 +95,7 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// As [`BatchBuilder::push`].
+    #[inline]
     pub fn push_record(&mut self, now: Timestamp, record: &Record) -> Result<(), BatchError> {
         let headers = record.headers.iter().map(|h| (h.key.as_bytes(), h.value.as_deref()));
         let timestamp = record.timestamp.unwrap_or(now);
@@ -113,7 +120,12 @@ impl BatchBuilder {
             return Err(BatchError::TooLarge { size, limit: BATCH_LEN_MAX });
         }
         if self.count == 0 {
-            self.begin(timestamp);
+            self.base_timestamp = timestamp;
+            self.max_timestamp = timestamp;
+            self.filled = HEADER_LEN;
+        }
+        if size > self.memory.len() {
+            self.grow(size);
         }
         let timestamp_delta = timestamp.wrapping_sub(self.base_timestamp);
         let header_count = headers.len() as i32;
@@ -127,14 +139,13 @@ impl BatchBuilder {
             + varint_len(header_count)
             + headers_len;
 
-        // Room for the record is made once, and filled by copies into slices of known length.
-        let start = self.buffer.len();
-        let field = varint_len(length as i32);
-        self.buffer.resize(start + field + length, 0);
-        let mut out = Cursor { bytes: &mut self.buffer[start..], at: 0 };
+        // The record's place, filled by copies into slices of known length.
+        let place = self.filled..self.filled + varint_len(length as i32) + length;
+        self.filled = place.end;
+        let mut out = Cursor { bytes: &mut self.memory[place], at: 0 };
         out.varint(length as i32);
-        // The record's attributes, 0.
-        out.at += 1;
+        // The record's attributes.
+        out.unsigned(0);
         out.unsigned(zigzag64(timestamp_delta));
         out.varint(self.count);
         out.nullable(key);
@@ -150,13 +161,43 @@ impl BatchBuilder {
         Ok(())
     }
 
+    /// Makes room for a batch of `size` bytes.
     #[cold]
-    fn begin(&mut self, timestamp: Timestamp) {
-        self.base_timestamp = timestamp;
-        self.max_timestamp = timestamp;
-        // Takes back the memory of the batch before when nobody holds it any more.
-        self.buffer.reserve(self.capacity);
-        self.buffer.extend_from_slice(&[0; HEADER_LEN]);
+    fn grow(&mut self, size: usize) {
+        // What comes after a whole batch is the rest of its last record, mostly: a little room for it,
+        // since it is cleared for every batch.
+        let whole = self.capacity.saturating_add(self.capacity / 16);
+        let now = self.memory.len();
+        let len = if now < whole { whole.min(FIRST_LEN.max(2 * now)) } else { now + now / 4 };
+        let len = len.max(size);
+        if self.memory.is_empty() {
+            // Zeroed by the system where it can be.
+            self.memory = BytesMut::zeroed(len);
+        } else {
+            self.memory.resize(len, 0);
+        }
+    }
+
+    /// Takes the memory of an earlier batch back, to build the next one in, when nobody else holds it
+    /// and this builder has none.
+    pub fn reuse(&mut self, batch: Bytes) {
+        if self.wants_memory()
+            && let Ok(memory) = batch.try_into_mut()
+        {
+            self.give(memory);
+        }
+    }
+
+    /// Whether [`BatchBuilder::give`] is of use: no batch is begun, and there is no memory for one.
+    #[inline]
+    pub(crate) fn wants_memory(&self) -> bool {
+        self.memory.is_empty()
+    }
+
+    /// Memory to build the next batch in.
+    pub(crate) fn give(&mut self, memory: BytesMut) {
+        debug_assert_eq!(self.count, 0, "a batch that was begun has its memory");
+        self.memory = memory;
     }
 
     /// How many records were pushed since the last batch.
@@ -171,7 +212,7 @@ impl BatchBuilder {
 
     /// The bytes of the batch so far, header included, before compression.
     pub fn bytes(&self) -> usize {
-        self.buffer.len().max(HEADER_LEN)
+        if self.count == 0 { HEADER_LEN } else { self.filled }
     }
 
     /// Makes a batch of what was pushed and begins anew. `base_sequence` is -1 for a producer without
@@ -190,14 +231,14 @@ impl BatchBuilder {
         }
         self.codec.check_supported().map_err(BatchError::from)?;
         let mut batch = if self.codec == Codec::None {
-            self.buffer.split()
+            self.memory.truncate(self.filled);
+            std::mem::take(&mut self.memory)
         } else {
-            let packed =
-                self.compressor.compress(&self.buffer[HEADER_LEN..]).map_err(BatchError::from)?;
+            let section = &self.memory[HEADER_LEN..self.filled];
+            let packed = self.compressor.compress(section).map_err(BatchError::from)?;
             let mut batch = BytesMut::with_capacity(HEADER_LEN + packed.len());
             batch.extend_from_slice(&[0; HEADER_LEN]);
             batch.extend_from_slice(packed);
-            self.buffer.clear();
             batch
         };
         let header = BatchHeader {

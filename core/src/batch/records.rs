@@ -10,6 +10,9 @@
 //!  headerCount       varint    then, each: key length, key, value length or -1, value
 //! ```
 //!
+//! [`Plain`] is a batch whose section is open and was read once from end to end, so that reading it
+//! again cannot fail: what a consumer hands out.
+//!
 //! Always true here: offsets rise from record to record and stay within the batch; a record that was
 //! given out is whole, headers included; after an error nothing more is given out. Gaps between
 //! offsets are legal: compaction leaves them.
@@ -17,7 +20,9 @@
 use std::fmt;
 use std::iter::FusedIterator;
 
-use super::{BatchError, BatchHeader};
+use bytes::Bytes;
+
+use super::{BatchError, BatchHeader, BatchRef, HEADER_LEN};
 use crate::compress::{Codec, DECOMPRESSED_MAX, Decompressor};
 use crate::ids::{Offset, Timestamp};
 use crate::record::{Headers, RecordRef, read_nullable};
@@ -210,3 +215,48 @@ impl<'s> Iterator for Records<'s> {
 }
 
 impl FusedIterator for Records<'_> {}
+
+/// A batch that was summed, opened and read from end to end: its records can be read again, as often as
+/// one likes, and no read fails. Shares the bytes it was made of, unless they were compressed.
+#[derive(Clone, Debug)]
+pub(crate) struct Plain {
+    header: BatchHeader,
+    section: Bytes,
+}
+
+impl Plain {
+    /// Opens `batch`, which lies in `within`.
+    ///
+    /// # Errors
+    /// [`BatchError::Crc`]; as [`BatchRef::records`] and the records themselves.
+    pub(crate) fn open(
+        batch: &BatchRef<'_>,
+        within: &Bytes,
+        scratch: &mut Scratch,
+    ) -> Result<Self, BatchError> {
+        batch.check_crc()?;
+        let section = &batch.bytes[HEADER_LEN..];
+        let section = match batch.header.attributes.codec()? {
+            _ if section.is_empty() => Bytes::new(),
+            Codec::None => within.slice_ref(section),
+            codec => {
+                scratch.open(codec, section)?;
+                Bytes::from(std::mem::take(&mut scratch.section))
+            }
+        };
+        let mut records = Records::new(&batch.header, &section)?;
+        records.try_for_each(|record| record.map(drop))?;
+        Ok(Self { header: batch.header, section })
+    }
+
+    /// The records from `offset` on.
+    pub(crate) fn starting_at(&self, offset: Offset) -> Records<'_> {
+        let records = Records::new(&self.header, &self.section);
+        records.expect("the section was read when it was opened").starting_at(offset)
+    }
+
+    /// The section, which the parts of its records are slices of.
+    pub(crate) fn section(&self) -> &Bytes {
+        &self.section
+    }
+}

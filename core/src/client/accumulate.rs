@@ -5,16 +5,21 @@
 //! ```
 //!
 //! Always true here: the batches of a partition leave in the order their records came, with
-//! contiguous sequences; a batch leaves the queue when it is appended, so nothing is skipped.
+//! contiguous sequences; a batch leaves the queue when it is appended, so nothing is skipped. Memory of
+//! appended batches goes round among all partitions; one without records has none.
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::batch::BatchBuilder;
 use crate::config::Compression;
 use crate::error::{Error, Result};
 use crate::ids::{Offset, ProducerIdentity, Timestamp, TopicPartition};
+use crate::record::Record;
+
+/// How many batches' memory is kept for the next ones; more is freed.
+const SPARE: usize = 8;
 
 /// A registered partition of one producer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -39,7 +44,9 @@ pub(crate) struct Accumulator {
     slots: Vec<Open>,
     by_partition: HashMap<TopicPartition, Slot, foldhash::fast::FixedState>,
     ready: VecDeque<Ready>,
-    ready_bytes: usize,
+    /// Bytes of open and waiting batches.
+    bytes: usize,
+    spare: Vec<BytesMut>,
     batch_bytes: usize,
     compression: Compression,
     transactional: bool,
@@ -51,7 +58,8 @@ impl Accumulator {
             slots: Vec::new(),
             by_partition: HashMap::default(),
             ready: VecDeque::new(),
-            ready_bytes: 0,
+            bytes: 0,
+            spare: Vec::new(),
             batch_bytes,
             compression,
             transactional,
@@ -78,7 +86,7 @@ impl Accumulator {
         &self.slots[slot.0].at
     }
 
-    /// Adds a record; true when a whole batch waits to be appended.
+    /// Adds a record to the slot's open batch, and seals it when it is full: then it has no records.
     #[inline]
     pub(crate) fn push(
         &mut self,
@@ -88,16 +96,51 @@ impl Accumulator {
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: &[(&[u8], Option<&[u8]>)],
-    ) -> Result<bool> {
-        let open = &mut self.slots[slot.0];
-        open.builder.push(timestamp, key, value, headers).map_err(Error::from)?;
-        if open.builder.bytes() >= self.batch_bytes {
-            self.seal(producer, slot)?;
+    ) -> Result<()> {
+        let before = self.begin(slot);
+        let pushed = self.slots[slot.0].builder.push(timestamp, key, value, headers);
+        pushed.map_err(Error::from)?;
+        self.pushed(producer, slot, before)
+    }
+
+    /// As [`Accumulator::push`], an owned record; `now` is its time when it has none.
+    #[inline]
+    pub(crate) fn push_record(
+        &mut self,
+        producer: ProducerIdentity,
+        slot: Slot,
+        now: Timestamp,
+        record: &Record,
+    ) -> Result<()> {
+        let before = self.begin(slot);
+        self.slots[slot.0].builder.push_record(now, record).map_err(Error::from)?;
+        self.pushed(producer, slot, before)
+    }
+
+    /// The bytes of the slot's open batch, which is about to get a record.
+    #[inline]
+    fn begin(&mut self, slot: Slot) -> usize {
+        let builder = &mut self.slots[slot.0].builder;
+        if !builder.is_empty() {
+            return builder.bytes();
         }
-        Ok(!self.ready.is_empty())
+        if builder.wants_memory()
+            && let Some(memory) = self.spare.pop()
+        {
+            builder.give(memory);
+        }
+        0
+    }
+
+    #[inline]
+    fn pushed(&mut self, producer: ProducerIdentity, slot: Slot, before: usize) -> Result<()> {
+        let bytes = self.slots[slot.0].builder.bytes();
+        self.bytes += bytes - before;
+        if bytes >= self.batch_bytes { self.seal(producer, slot) } else { Ok(()) }
     }
 
     /// How many records the slot's open batch holds.
+    #[inline]
     pub(crate) fn open_records(&self, slot: Slot) -> usize {
         self.slots[slot.0].builder.count()
     }
@@ -108,11 +151,11 @@ impl Accumulator {
         if open.builder.is_empty() {
             return Ok(());
         }
-        let records = open.builder.count();
+        let (records, open_bytes) = (open.builder.count(), open.builder.bytes());
         let sequence = if producer.id < 0 { -1 } else { open.sequence };
         let bytes = open.builder.finish(producer, sequence, self.transactional)?;
         open.sequence = ((i64::from(open.sequence) + records as i64) % (1 << 31)) as i32;
-        self.ready_bytes += bytes.len();
+        self.bytes = self.bytes + bytes.len() - open_bytes;
         self.ready.push_back(Ready { slot, bytes });
         Ok(())
     }
@@ -125,8 +168,17 @@ impl Accumulator {
     /// The next batch to append, taken out of the queue.
     pub(crate) fn next_ready(&mut self) -> Option<Ready> {
         let ready = self.ready.pop_front()?;
-        self.ready_bytes -= ready.bytes.len();
+        self.bytes -= ready.bytes.len();
         Some(ready)
+    }
+
+    /// Takes the memory of a batch that was appended, when nobody else holds it.
+    pub(crate) fn reuse(&mut self, batch: Bytes) {
+        if self.spare.len() < SPARE
+            && let Ok(memory) = batch.try_into_mut()
+        {
+            self.spare.push(memory);
+        }
     }
 
     /// The next batch to append, left in the queue until [`Accumulator::next_ready`] takes it out: a
@@ -150,20 +202,15 @@ impl Accumulator {
     }
 
     /// Bytes not appended yet.
+    #[inline]
     pub(crate) fn buffered_bytes(&self) -> usize {
-        self.ready_bytes
-            + self
-                .slots
-                .iter()
-                .filter(|o| !o.builder.is_empty())
-                .map(|o| o.builder.bytes())
-                .sum::<usize>()
+        self.bytes
     }
 
     /// Forgets what was not appended, and begins all sequences anew: a new epoch follows.
     pub(crate) fn restart(&mut self) {
         self.ready.clear();
-        self.ready_bytes = 0;
+        self.bytes = 0;
         for open in &mut self.slots {
             open.sequence = 0;
             if !open.builder.is_empty() {

@@ -1,5 +1,8 @@
 //! F7 · The consumer: records of assigned partitions, in order, from a position it keeps.
 //!
+//! [`Consumer::poll`] gives records that own their bytes; [`Consumer::poll_borrowed`] gives a view of
+//! what was fetched, in which a record costs no allocation, no copy and no counter.
+//!
 //! Always true here: records of a partition come in offset order and once; control records and
 //! aborted transactions are never given out under `read_committed`; the position is one past the last
 //! record *given out* (and past what no reader sees behind it), so committing it never skips a record
@@ -14,10 +17,10 @@ use bytes::Bytes;
 use super::log::{
     FetchFrom, FetchOptions, Fetched, Isolation, Log, Membership, OffsetCommit, TopicInfo,
 };
-use crate::batch::{BatchError, Scratch, Visible};
+use crate::batch::{BatchError, Plain, Records, Scratch, Visible};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, Timestamp, TopicPartition};
-use crate::record::Header;
+use crate::record::{Header, RecordRef};
 
 /// Where a consumer begins in a partition for which its group has no position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,6 +71,73 @@ pub struct ConsumerRecord {
     pub value: Option<Bytes>,
     /// Its headers.
     pub headers: Vec<Header>,
+}
+
+/// What one [`Consumer::poll_borrowed`] brought: records of several partitions, borrowed from the bytes
+/// that were fetched. Everything in it was summed and read once, so that reading it cannot fail.
+#[derive(Clone, Debug, Default)]
+pub struct Polled {
+    partitions: Vec<PolledPartition>,
+}
+
+impl Polled {
+    /// Each partition that has records, with its records.
+    pub fn partitions(&self) -> impl Iterator<Item = &PolledPartition> {
+        self.partitions.iter()
+    }
+
+    /// All records, one partition after the other, each in offset order.
+    pub fn records(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        self.partitions.iter().flat_map(PolledPartition::records)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+}
+
+/// The records of one partition in a [`Polled`]; at least one.
+#[derive(Clone, Debug)]
+pub struct PolledPartition {
+    at: TopicPartition,
+    from: Offset,
+    batches: Vec<Plain>,
+}
+
+impl PolledPartition {
+    /// The partition.
+    pub fn at(&self) -> &TopicPartition {
+        &self.at
+    }
+
+    /// Its records, in offset order.
+    pub fn records(&self) -> RecordRefs<'_> {
+        RecordRefs { from: self.from, batches: self.batches.iter(), records: None }
+    }
+}
+
+/// Iterates over records that borrow from what was fetched; made by [`PolledPartition::records`].
+#[derive(Clone, Debug)]
+pub struct RecordRefs<'p> {
+    from: Offset,
+    batches: std::slice::Iter<'p, Plain>,
+    records: Option<Records<'p>>,
+}
+
+impl<'p> Iterator for RecordRefs<'p> {
+    type Item = RecordRef<'p>;
+
+    #[inline]
+    fn next(&mut self) -> Option<RecordRef<'p>> {
+        loop {
+            // An error ends a batch, but there is none: all of them were read before.
+            if let Some(Ok(record)) = self.records.as_mut().and_then(Iterator::next) {
+                return Some(record);
+            }
+            self.records = Some(self.batches.next()?.starting_at(self.from));
+        }
+    }
 }
 
 /// A position, and the leader epoch of the record before it.
@@ -184,6 +254,51 @@ impl Consumer {
     /// # Errors
     /// `OffsetOutOfRange` after a bad seek; `Damaged` naming partition and place.
     pub async fn poll(&mut self, max_wait: Duration) -> Result<Vec<ConsumerRecord>> {
+        let polled = self.poll_borrowed(max_wait).await?;
+        let mut records = Vec::new();
+        for partition in polled.partitions() {
+            for batch in &partition.batches {
+                let keep = |part: &[u8]| batch.section().slice_ref(part);
+                let of_batch = batch.starting_at(partition.from).flatten();
+                records.extend(of_batch.map(|record| {
+                    ConsumerRecord {
+                        at: partition.at.clone(),
+                        offset: record.offset,
+                        timestamp: record.timestamp,
+                        key: record.key.map(keep),
+                        value: record.value.map(keep),
+                        headers: record
+                            .headers
+                            .iter()
+                            .map(|(key, value)| Header {
+                                key: String::from_utf8_lossy(key).into_owned(),
+                                value: value.map(keep),
+                            })
+                            .collect(),
+                    }
+                }));
+            }
+        }
+        Ok(records)
+    }
+
+    /// As [`Consumer::poll`], but the records borrow from what was fetched: for reading many of them.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use thalweg_core::client::consumer::*;
+    /// # async fn count(consumer: &mut Consumer) -> thalweg_core::Result<usize> {
+    /// let polled = consumer.poll_borrowed(Duration::from_secs(1)).await?;
+    /// let mut bytes = 0;
+    /// for record in polled.records() {
+    ///     bytes += record.value.map_or(0, |value| value.len());
+    /// }
+    /// # Ok(bytes) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Consumer::poll`].
+    pub async fn poll_borrowed(&mut self, max_wait: Duration) -> Result<Polled> {
         loop {
             let mut from: Vec<FetchFrom> = self
                 .positions
@@ -195,7 +310,7 @@ impl Consumer {
                 })
                 .collect();
             if from.is_empty() {
-                return Ok(Vec::new());
+                return Ok(Polled::default());
             }
             let turn = self.turn % from.len();
             from.rotate_left(turn);
@@ -203,63 +318,49 @@ impl Consumer {
             let options = FetchOptions { isolation: self.config.isolation, max_wait, max_bytes: 0 };
             let fetched = self.log.fetch(&from, options).await?;
             let moved = fetched.iter().any(|one| !one.batches.is_empty());
-            let mut records = Vec::new();
+            let mut polled = Polled::default();
             for one in &fetched {
-                let before = records.len();
-                if let Err(e) = self.take(one, &mut records) {
+                match self.take(one) {
+                    Ok(partition) => polled.partitions.extend(partition),
+                    Err(e) if polled.is_empty() => return Err(e),
                     // What came before it is given out, or it would be lost: its positions have moved.
-                    records.truncate(before);
-                    if records.is_empty() {
-                        return Err(e);
-                    }
-                    break;
+                    Err(_) => break,
                 }
             }
             // A region of markers and aborted records moves the position and gives out nothing.
-            if !records.is_empty() || !moved {
-                return Ok(records);
+            if !polled.is_empty() || !moved {
+                return Ok(polled);
             }
         }
     }
 
-    fn take(&mut self, fetched: &Fetched, records: &mut Vec<ConsumerRecord>) -> Result<()> {
-        let Some(position) = self.positions.get_mut(&fetched.at) else { return Ok(()) };
-        let bytes = &fetched.batches;
-        let mut reached = position.offset;
+    /// Opens what was fetched of a partition and moves its position behind it.
+    fn take(&mut self, fetched: &Fetched) -> Result<Option<PolledPartition>> {
+        let Some(position) = self.positions.get_mut(&fetched.at) else { return Ok(None) };
+        if fetched.batches.is_empty() {
+            return Ok(None);
+        }
+        let from = position.offset;
+        let mut reached = from;
         let damaged = |offset: Offset, e: BatchError| {
             let what =
                 format!("the batch at or after offset {offset}: {e}; restore its file from a copy");
             Error::damaged(fetched.at.folder().as_ref(), 0, what)
         };
-        for batch in Visible::new(bytes, &fetched.aborted, position.offset) {
+        let mut batches = Vec::new();
+        for batch in Visible::new(&fetched.batches, &fetched.aborted, from) {
             let batch = batch.map_err(|e| damaged(reached, e))?;
             reached = batch.header.base_offset;
-            batch.check_crc().map_err(|e| damaged(reached, e))?;
-            let compressed = batch.header.attributes.compression_code() != 0;
-            let keep = |part: &[u8]| {
-                if compressed { Bytes::copy_from_slice(part) } else { bytes.slice_ref(part) }
-            };
-            let all = batch.records(&mut self.scratch).map_err(|e| damaged(reached, e))?;
-            for record in all.starting_at(position.offset) {
-                let record = record.map_err(|e| damaged(reached, e))?;
-                let headers = record.headers.iter().map(|(key, value)| Header {
-                    key: String::from_utf8_lossy(key).into_owned(),
-                    value: value.map(keep),
-                });
-                records.push(ConsumerRecord {
-                    at: fetched.at.clone(),
-                    offset: record.offset,
-                    timestamp: record.timestamp,
-                    key: record.key.map(keep),
-                    value: record.value.map(keep),
-                    headers: headers.collect(),
-                });
+            let plain = Plain::open(&batch, &fetched.batches, &mut self.scratch);
+            let plain = plain.map_err(|e| damaged(reached, e))?;
+            // Compaction may have left nothing behind `from` in the batch that holds it.
+            if plain.starting_at(from).next().is_some() {
+                batches.push(plain);
             }
         }
-        if !fetched.batches.is_empty() {
-            *position = Position { offset: fetched.next_offset, epoch: fetched.leader_epoch };
-        }
-        Ok(())
+        *position = Position { offset: fetched.next_offset, epoch: fetched.leader_epoch };
+        let at = fetched.at.clone();
+        Ok((!batches.is_empty()).then_some(PolledPartition { at, from, batches }))
     }
 
     /// Stores the positions of all partitions for the group. Durable when it returns.

@@ -9,16 +9,22 @@
 //! Always true here: batches of a partition arrive in order and once (idempotent producer, KIP-98);
 //! memory is bounded: when `buffer_bytes` wait, `send` waits too; a full disk is tried again until
 //! `delivery_timeout`; no record is dropped without its [`Delivery`] saying so.
+//!
+//! What a record costs: `send` takes one lock, reads the clock once and counts one more holder of its
+//! batch's receipt; `send_all` does so once for many records. Both encode into the batch where it
+//! stands. Whoever fills a batch also begins to append it, while its bytes are in the processor's
+//! cache; where the log waits (for a sync, for a network), the log's runtime goes on with it.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, FutureExt, select};
 use futures::stream::{FuturesOrdered, StreamExt};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::accumulate::{Accumulator, Ready, Slot};
@@ -26,7 +32,7 @@ use super::log::{Ack, Appended, Log, TopicInfo};
 use super::partitioner::partition_of;
 pub use super::transaction::ProducerConfig;
 use crate::error::{Error, Result};
-use crate::ids::{Offset, ProducerIdentity, TopicPartition};
+use crate::ids::{Offset, ProducerIdentity, Timestamp, TopicPartition};
 use crate::record::Record;
 
 /// How many batches of one producer are under way at the same time, as Kafka's default.
@@ -55,22 +61,29 @@ struct Shared {
     identity: ProducerIdentity,
     config: ProducerConfig,
     state: Mutex<State>,
-    /// One drain at a time, so that batches leave in order.
-    draining: tokio::sync::Mutex<()>,
+    /// Rings when a batch became ready while a drain is under way.
+    sealed: Notify,
     /// Rings when room was made, or everything was sent.
     room: Notify,
 }
 
 struct State {
     accumulator: Accumulator,
-    topics: HashMap<String, Arc<Topic>, foldhash::fast::FixedState>,
+    topics: Vec<Topic>,
+    by_name: HashMap<Arc<str>, usize, foldhash::fast::FixedState>,
+    /// The topic of the last record: mostly that of the next one too.
+    last_topic: usize,
     /// The receipt of each slot's open batch.
     open: Vec<Arc<Receipt>>,
     /// The receipts of the batches in the ready queue, in its order.
     ready: VecDeque<Arc<Receipt>>,
+    /// Batches sealed and not answered, and the bytes of those that left the ready queue.
     unanswered: usize,
+    under_way_bytes: usize,
     linger_armed: bool,
-    drain_armed: bool,
+    /// One drain at a time, so that batches leave in order: set by whoever begins it, cleared under
+    /// the same lock under which it found nothing left.
+    draining: bool,
     failed: Option<Arc<Error>>,
 }
 
@@ -82,16 +95,18 @@ struct Batch {
     tries_left: u128,
 }
 
-/// What a record that was taken in makes due.
-enum Due {
-    Nothing,
-    Drain,
-    Linger,
+/// What records that were taken in make due, once the lock is released: in line, it runs at once.
+#[derive(Clone, Copy, Default)]
+struct Due {
+    drain: bool,
+    linger: bool,
 }
 
 struct Topic {
+    name: Arc<str>,
     slots: Vec<Slot>,
-    sticky: std::sync::atomic::AtomicU32,
+    /// Where records without a key go until that partition's batch is full.
+    sticky: usize,
 }
 
 /// What became of a batch.
@@ -150,6 +165,26 @@ impl IntoFuture for Sent {
     }
 }
 
+/// The outcome of many records, of one topic: await it to learn that all of them are stored.
+pub struct SentAll {
+    /// Of each batch that holds some of them, once.
+    receipts: Vec<Arc<Receipt>>,
+}
+
+impl IntoFuture for SentAll {
+    type Output = Result<()>;
+    type IntoFuture = BoxFuture<'static, Result<()>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            for receipt in self.receipts {
+                Sent { receipt, index: 0 }.await?;
+            }
+            Ok(())
+        })
+    }
+}
+
 impl Producer {
     /// A producer of this log.
     ///
@@ -160,12 +195,15 @@ impl Producer {
         let accumulator = Accumulator::new(config.batch_bytes, config.compression, false);
         let state = State {
             accumulator,
-            topics: HashMap::default(),
+            topics: Vec::new(),
+            by_name: HashMap::default(),
+            last_topic: 0,
             open: Vec::new(),
             ready: VecDeque::new(),
             unanswered: 0,
+            under_way_bytes: 0,
             linger_armed: false,
-            drain_armed: false,
+            draining: false,
             failed: None,
         };
         Ok(Self {
@@ -174,92 +212,114 @@ impl Producer {
                 identity,
                 config,
                 state: Mutex::new(state),
-                draining: tokio::sync::Mutex::new(()),
+                sealed: Notify::new(),
                 room: Notify::new(),
             }),
         })
     }
 
     /// Adds a record to its batch. Returns at once, unless `buffer_bytes` wait already. Await the
-    /// answer to learn its offset; records that nobody awaits are sent all the same.
+    /// answer to learn its offset; records that nobody awaits are sent all the same. The record is
+    /// encoded here and now, so a borrowed one (`&record`) does as well and costs less.
     ///
     /// # Errors
     /// `Unknown` for a topic that does not exist; `Stopped` after an earlier batch was refused for
     /// good: open a new producer.
-    #[expect(
-        clippy::await_holding_lock,
-        reason = "dropped before: the guard is not Send, the future is"
-    )]
-    pub async fn send(&self, topic: &str, record: Record) -> Result<Sent> {
+    pub async fn send(&self, topic: &str, record: impl Borrow<Record>) -> Result<Sent> {
         let shared = &self.shared;
         loop {
-            let room = shared.room.notified();
-            let mut room = std::pin::pin!(room);
-            room.as_mut().enable();
-            {
+            let record: &Record = record.borrow();
+            let now = if record.timestamp.is_none() { shared.log.now() } else { 0 };
+            let (taken, due) = {
                 let mut state = shared.state.lock();
-                if let Some(e) = &state.failed {
-                    return Err(e.repeat());
-                }
-                if let Some(topic) = state.topics.get(topic).cloned() {
-                    if state.accumulator.buffered_bytes() < shared.config.buffer_bytes {
-                        let (sent, due) = self.push(&mut state, &topic, &record)?;
-                        // Without the lock: in line, what is due runs now.
-                        drop(state);
-                        match due {
-                            Due::Nothing => {}
-                            Due::Drain => self.drain_later(),
-                            Due::Linger => self.linger_later(),
-                        }
-                        return Ok(sent);
+                match state.topic(topic)? {
+                    Some(topic) if state.has_room(shared) => {
+                        let mut due = Due::default();
+                        let sent = state.push(shared, topic, now, record, &mut due)?;
+                        (Some(sent), due)
                     }
-                    drop(state);
-                    self.arm_drain();
-                    room.await;
-                    continue;
+                    _ => (None, Due::default()),
                 }
+            };
+            self.arrange(due);
+            if let Some(sent) = taken {
+                return Ok(sent);
             }
-            let info = shared.log.topic(topic).await?;
-            let mut state = shared.state.lock();
-            let known = state.register(&info);
-            state.topics.insert(topic.to_owned(), known);
+            // Boxed, so that the common case does not carry a wait about.
+            Box::pin(self.make_ready(topic)).await?;
         }
     }
 
-    fn push(&self, state: &mut State, topic: &Topic, record: &Record) -> Result<(Sent, Due)> {
-        use std::sync::atomic::Ordering::Relaxed;
+    /// Adds records of one topic to their batches, in order: as [`Producer::send`] of each, at a
+    /// fraction of its cost. Returns when all are taken in; it waits when `buffer_bytes` wait
+    /// already. Await the answer to learn that all of them are stored.
+    ///
+    /// ```
+    /// # use thalweg_core::client::producer::*;
+    /// # use thalweg_core::record::Record;
+    /// # async fn load(producer: &Producer) -> thalweg_core::Result<()> {
+    /// let records: Vec<Record> = (0..1000).map(|n| Record::value(format!("line {n}"))).collect();
+    /// producer.send_all("lines", &records).await?.await?; // Taken in, then stored.
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; of the records those before a certain one were taken in then, and are
+    /// sent unless this producer failed altogether.
+    pub async fn send_all(&self, topic: &str, records: &[Record]) -> Result<SentAll> {
         let shared = &self.shared;
-        let count = topic.slots.len() as u32;
-        let partition = match &record.key {
-            Some(key) => partition_of(key, count),
-            None => topic.sticky.load(Relaxed) % count,
+        let mut receipts: Vec<Arc<Receipt>> = Vec::new();
+        let mut rest = records;
+        loop {
+            let now = shared.log.now();
+            let mut due = Due::default();
+            let pushed = {
+                let mut state = shared.state.lock();
+                match state.topic(topic)? {
+                    Some(topic) => {
+                        let to = (&mut receipts, &mut due);
+                        state.push_some(shared, topic, now, &mut rest, to)
+                    }
+                    None => Ok(()),
+                }
+            };
+            // Also before an error is told: what was taken in is sent.
+            self.arrange(due);
+            pushed?;
+            if rest.is_empty() {
+                return Ok(SentAll { receipts });
+            }
+            if !due.drain {
+                Box::pin(self.make_ready(topic)).await?;
+            }
+        }
+    }
+
+    /// Waits until the topic is known and there is room, or has reason to believe so.
+    async fn make_ready(&self, name: &str) -> Result<()> {
+        let shared = &self.shared;
+        if shared.state.lock().topic(name)?.is_none() {
+            let info = shared.log.topic(name).await?;
+            shared.state.lock().register(name, &info);
+            return Ok(());
+        }
+        let room = shared.room.notified();
+        let mut room = std::pin::pin!(room);
+        room.as_mut().enable();
+        let due = {
+            let mut state = shared.state.lock();
+            if state.has_room(shared) {
+                return Ok(());
+            }
+            if state.unanswered == 0 {
+                // Open batches alone use the memory up: they cannot wait for company.
+                state.seal_all(shared)?;
+            }
+            state.due_drain()
         };
-        let slot = topic.slots[partition as usize];
-        let timestamp = record.timestamp.unwrap_or_else(|| shared.log.now());
-        let index = state.accumulator.open_records(slot) as Offset;
-        let receipt = Arc::clone(&state.open[slot.0]);
-        let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        if record.headers.is_empty() {
-            state.accumulator.push(shared.identity, slot, timestamp, key, value, &[])?;
-        } else {
-            let headers: Vec<(&[u8], Option<&[u8]>)> =
-                record.headers.iter().map(|h| (h.key.as_bytes(), h.value.as_deref())).collect();
-            state.accumulator.push(shared.identity, slot, timestamp, key, value, &headers)?;
-        }
-        let mut due = Due::Nothing;
-        if state.accumulator.open_records(slot) == 0 {
-            // The push filled the batch: the next keyless records go to the next partition.
-            state.sealed(slot);
-            if record.key.is_none() {
-                topic.sticky.fetch_add(1, Relaxed);
-            }
-            if !std::mem::replace(&mut state.drain_armed, true) {
-                due = Due::Drain;
-            }
-        } else if index == 0 && !std::mem::replace(&mut state.linger_armed, true) {
-            due = Due::Linger;
-        }
-        Ok((Sent { receipt, index }, due))
+        self.arrange(due);
+        room.await;
+        Ok(())
     }
 
     /// Sends everything and waits until all of it is answered.
@@ -267,9 +327,12 @@ impl Producer {
     /// # Errors
     /// The first error of a batch that was refused.
     pub async fn flush(&self) -> Result<()> {
-        self.shared.seal_all()?;
-        // Not in this call, which may be given up: what is under way must be answered all the same.
-        self.arm_drain();
+        let (sealed, due) = {
+            let mut state = self.shared.state.lock();
+            (state.seal_all(&self.shared), state.due_drain())
+        };
+        self.arrange(due);
+        sealed?;
         loop {
             let room = self.shared.room.notified();
             let mut room = std::pin::pin!(room);
@@ -279,7 +342,7 @@ impl Producer {
                 if let Some(e) = &state.failed {
                     return Err(e.repeat());
                 }
-                if state.unanswered == 0 && !state.accumulator.has_ready() {
+                if state.unanswered == 0 {
                     return Ok(());
                 }
             }
@@ -287,42 +350,170 @@ impl Producer {
         }
     }
 
-    fn arm_drain(&self) {
-        let mut state = self.shared.state.lock();
-        if !state.drain_armed {
-            state.drain_armed = true;
-            drop(state);
-            self.drain_later();
+    #[inline]
+    fn arrange(&self, due: Due) {
+        if due.drain {
+            self.drain_now();
+        }
+        if due.linger {
+            self.linger_later();
         }
     }
 
-    fn drain_later(&self) {
+    /// Drains as far as that goes without waiting; the rest goes on behind the caller's back, who may
+    /// give up: what is under way must be answered all the same.
+    #[cold]
+    fn drain_now(&self) {
         let shared = Arc::clone(&self.shared);
-        let drain = async move { shared.drain().await };
-        self.shared.log.run_later(Duration::ZERO, Box::pin(drain));
+        let mut drain: BoxFuture<'static, ()> = Box::pin(async move { shared.drain().await });
+        // Not counted against the turn of the caller's task: it would be told to wait for nothing.
+        let first = tokio::task::unconstrained(&mut drain);
+        if first.now_or_never().is_none() {
+            self.shared.log.run_later(Duration::ZERO, drain);
+        }
     }
 
+    #[cold]
     fn linger_later(&self) {
         // Keeps the producer alive until then, so that records are sent that nobody waits for.
-        let shared = Arc::clone(&self.shared);
+        let producer = self.clone();
         let linger = async move {
-            shared.state.lock().linger_armed = false;
-            if shared.seal_all().is_ok() {
-                shared.drain().await;
-            }
+            let due = {
+                let mut state = producer.shared.state.lock();
+                state.linger_armed = false;
+                // What cannot be sealed stays open, and its next record says why.
+                let _ = state.seal_all(&producer.shared);
+                state.due_drain()
+            };
+            producer.arrange(due);
         };
         self.shared.log.run_later(self.shared.config.linger, Box::pin(linger));
     }
 }
 
 impl State {
-    fn register(&mut self, info: &TopicInfo) -> Arc<Topic> {
+    /// The topic's place, if it is known.
+    ///
+    /// # Errors
+    /// What made this producer fail.
+    #[inline]
+    fn topic(&mut self, name: &str) -> Result<Option<usize>> {
+        if let Some(e) = &self.failed {
+            return Err(e.repeat());
+        }
+        match self.topics.get(self.last_topic) {
+            Some(last) if *last.name == *name => {}
+            _ => match self.by_name.get(name) {
+                Some(topic) => self.last_topic = *topic,
+                None => return Ok(None),
+            },
+        }
+        Ok(Some(self.last_topic))
+    }
+
+    fn register(&mut self, name: &str, info: &TopicInfo) {
+        if self.by_name.contains_key(name) {
+            return;
+        }
         let slots: Vec<Slot> = (0..info.partitions)
             .map(|n| self.accumulator.slot(&TopicPartition::new(Arc::clone(&info.name), n)))
             .collect();
         let count = slots.iter().map(|slot| slot.0 + 1).max().unwrap_or(0);
         self.open.resize_with(count.max(self.open.len()), Default::default);
-        Arc::new(Topic { slots, sticky: std::sync::atomic::AtomicU32::new(0) })
+        let name: Arc<str> = Arc::from(name);
+        self.by_name.insert(Arc::clone(&name), self.topics.len());
+        self.topics.push(Topic { name, slots, sticky: 0 });
+    }
+
+    #[inline]
+    fn has_room(&self, shared: &Shared) -> bool {
+        self.accumulator.buffered_bytes() + self.under_way_bytes < shared.config.buffer_bytes
+    }
+
+    /// Encodes a record into its batch.
+    #[inline]
+    fn push(
+        &mut self,
+        shared: &Shared,
+        topic: usize,
+        now: Timestamp,
+        record: &Record,
+        due: &mut Due,
+    ) -> Result<Sent> {
+        let slot = self.slot_of(topic, record);
+        let index = self.accumulator.open_records(slot) as Offset;
+        let receipt = Arc::clone(&self.open[slot.0]);
+        self.encode(shared, topic, slot, now, record, due)?;
+        Ok(Sent { receipt, index })
+    }
+
+    /// Encodes records from the front of `rest` until a batch is full or the memory is; notes the
+    /// receipt of each batch that got some.
+    fn push_some(
+        &mut self,
+        shared: &Shared,
+        topic: usize,
+        now: Timestamp,
+        rest: &mut &[Record],
+        (receipts, due): (&mut Vec<Arc<Receipt>>, &mut Due),
+    ) -> Result<()> {
+        while let [record, after @ ..] = *rest
+            && !due.drain
+            && self.has_room(shared)
+        {
+            let slot = self.slot_of(topic, record);
+            let noted = |open: &Arc<Receipt>| receipts.iter().rev().any(|r| Arc::ptr_eq(r, open));
+            if !noted(&self.open[slot.0]) {
+                receipts.push(Arc::clone(&self.open[slot.0]));
+            }
+            self.encode(shared, topic, slot, now, record, due)?;
+            *rest = after;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn slot_of(&self, topic: usize, record: &Record) -> Slot {
+        let topic = &self.topics[topic];
+        match &record.key {
+            Some(key) => topic.slots[partition_of(key, topic.slots.len() as u32) as usize],
+            None => topic.slots[topic.sticky],
+        }
+    }
+
+    #[inline]
+    fn encode(
+        &mut self,
+        shared: &Shared,
+        topic: usize,
+        slot: Slot,
+        now: Timestamp,
+        record: &Record,
+        due: &mut Due,
+    ) -> Result<()> {
+        self.accumulator.push_record(shared.identity, slot, now, record)?;
+        match self.accumulator.open_records(slot) {
+            // The record filled the batch: the next ones without a key go to the next partition.
+            0 => {
+                self.sealed(slot);
+                let topic = &mut self.topics[topic];
+                if record.key.is_none() {
+                    topic.sticky = (topic.sticky + 1) % topic.slots.len();
+                }
+                if self.draining {
+                    shared.sealed.notify_waiters();
+                } else {
+                    self.draining = true;
+                    due.drain = true;
+                }
+            }
+            1 if !self.linger_armed => {
+                self.linger_armed = true;
+                due.linger = true;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The slot's open batch is in the ready queue now.
@@ -331,68 +522,107 @@ impl State {
         self.ready.push_back(receipt);
         self.unanswered += 1;
     }
-}
 
-impl Shared {
-    fn seal_all(&self) -> Result<()> {
-        let mut state = self.state.lock();
-        for slot in (0..state.open.len()).map(Slot) {
-            if state.accumulator.open_records(slot) > 0 {
-                state.accumulator.seal(self.identity, slot)?;
-                state.sealed(slot);
+    /// Puts every open batch into the ready queue.
+    fn seal_all(&mut self, shared: &Shared) -> Result<()> {
+        for slot in (0..self.open.len()).map(Slot) {
+            if self.accumulator.open_records(slot) > 0 {
+                self.accumulator.seal(shared.identity, slot)?;
+                self.sealed(slot);
             }
         }
+        shared.sealed.notify_waiters();
         Ok(())
     }
 
+    /// A drain, when there is something for it to do and none is under way.
+    fn due_drain(&mut self) -> Due {
+        let drain = self.accumulator.has_ready() && !std::mem::replace(&mut self.draining, true);
+        Due { drain, linger: false }
+    }
+}
+
+/// A drain that is under way. One that is dropped half way (its runtime was shut down) lets the next
+/// one begin.
+struct Draining<'a> {
+    shared: &'a Shared,
+    over: bool,
+}
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.shared.state.lock().draining = false;
+        }
+    }
+}
+
+impl Shared {
     /// Appends what is ready, a few batches at a time and each partition's in order, until nothing is.
     ///
     /// A batch that the log may take later (a full disk) goes again, and with it those of its partition
     /// that were under way behind it and were refused for coming too early.
-    async fn drain(self: &Arc<Self>) {
-        let _one_at_a_time = self.draining.lock().await;
+    async fn drain(&self) {
+        let mut draining = Draining { shared: self, over: false };
         let mut under_way = FuturesOrdered::new();
         let mut slots: VecDeque<Slot> = VecDeque::new();
         let mut again: Vec<Batch> = Vec::new();
         loop {
+            // Registered before the look at what is ready, so that no batch in between is missed.
+            let sealed = self.sealed.notified();
+            let mut sealed = std::pin::pin!(sealed);
+            sealed.as_mut().enable();
             while again.is_empty() && under_way.len() < IN_FLIGHT {
-                let Some(batch) = self.next_batch(&slots) else { break };
+                let mut state = self.state.lock();
+                let Some(batch) = self.next_batch(&mut state, &slots) else {
+                    draining.over = under_way.is_empty();
+                    state.draining = !draining.over;
+                    break;
+                };
+                drop(state);
                 slots.push_back(batch.ready.slot);
                 under_way.push_back(self.attempt(batch));
             }
-            match under_way.next().await {
-                Some((mut batch, result)) => {
-                    slots.pop_front();
-                    let behind = again.iter().any(|earlier| earlier.ready.slot == batch.ready.slot);
-                    let later = result.as_ref().is_err_and(|e| behind || e.is_retriable());
-                    if later && batch.tries_left > 0 && self.state.lock().failed.is_none() {
-                        batch.tries_left -= 1;
-                        again.push(batch);
-                    } else {
-                        self.answer(&batch, result);
-                    }
-                    self.room.notify_waiters();
-                }
-                None if again.is_empty() => return self.room.notify_waiters(),
-                None => {
-                    self.log.sleep(RETRY_AFTER).await;
-                    slots.extend(again.iter().map(|batch| batch.ready.slot));
-                    under_way.extend(again.drain(..).map(|batch| self.attempt(batch)));
-                }
+            if draining.over {
+                return self.room.notify_waiters();
             }
+            if under_way.is_empty() {
+                self.log.sleep(RETRY_AFTER).await;
+                slots.extend(again.iter().map(|batch| batch.ready.slot));
+                under_way.extend(again.drain(..).map(|batch| self.attempt(batch)));
+                continue;
+            }
+            let Either::Left((Some((mut batch, result)), _)) =
+                select(under_way.next(), sealed).await
+            else {
+                continue;
+            };
+            slots.pop_front();
+            let behind = again.iter().any(|earlier| earlier.ready.slot == batch.ready.slot);
+            let later = result.as_ref().is_err_and(|e| behind || e.is_retriable());
+            if later && batch.tries_left > 0 && self.state.lock().failed.is_none() {
+                batch.tries_left -= 1;
+                again.push(batch);
+            } else {
+                self.answer(batch, result);
+            }
+            self.room.notify_waiters();
         }
     }
 
     /// The next batch to append. The first one of a partition goes alone: to a log that does not know
     /// the producer yet, any sequence is good, also that of a batch that overtook it.
-    fn next_batch(&self, under_way: &VecDeque<Slot>) -> Option<Batch> {
-        let mut state = self.state.lock();
-        state.drain_armed = false;
+    fn next_batch(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        under_way: &VecDeque<Slot>,
+    ) -> Option<Batch> {
         let (slot, _) = state.accumulator.first_ready()?;
         if state.accumulator.next_offset(slot).is_none() && under_way.contains(&slot) {
             return None;
         }
         let (ready, receipt) = state.accumulator.next_ready().zip(state.ready.pop_front())?;
+        state.under_way_bytes += ready.bytes.len();
         let at = state.accumulator.partition(slot).clone();
         let tries = self.config.delivery_timeout.as_millis() / RETRY_AFTER.as_millis();
         Some(Batch { at, ready, receipt, tries_left: tries })
@@ -407,13 +637,15 @@ impl Shared {
         (batch, result)
     }
 
-    fn answer(&self, batch: &Batch, result: Result<Appended>) {
+    fn answer(&self, batch: Batch, result: Result<Appended>) {
         let mut state = self.state.lock();
         state.unanswered -= 1;
+        state.under_way_bytes -= batch.ready.bytes.len();
         match result {
             Ok(appended) => {
                 state.accumulator.appended(batch.ready.slot, appended.next_offset);
                 batch.receipt.answer(Ok(appended.base_offset));
+                state.accumulator.reuse(batch.ready.bytes);
             }
             Err(e) => {
                 // A batch is missing: the partition would refuse every later sequence.

@@ -172,7 +172,8 @@ impl TransactionalProducer {
     ) -> Result<bool> {
         self.check_open()?;
         self.bytes += (key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len)) as u64;
-        self.accumulator.push(self.identity, slot, timestamp, key, value, headers)
+        self.accumulator.push(self.identity, slot, timestamp, key, value, headers)?;
+        Ok(self.accumulator.has_ready())
     }
 
     /// Adds an owned record; the partition follows from its key, or is the next in turn.
@@ -213,7 +214,9 @@ impl TransactionalProducer {
             // answers with where it was stored.
             let sent = self.log.append(&at, bytes, Some(&self.id), Ack::Written).await;
             let appended = sent.map_err(|e| self.failed(e))?;
-            self.accumulator.next_ready();
+            if let Some(done) = self.accumulator.next_ready() {
+                self.accumulator.reuse(done.bytes);
+            }
             self.accumulator.appended(slot, appended.next_offset);
         }
         Ok(())
