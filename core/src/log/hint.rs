@@ -59,7 +59,8 @@ impl Hint {
             }
             let (recovery_point, durable_end) = (i64_at(16)?, i64_at(24)?);
             (0 <= recovery_point && recovery_point <= durable_end).then_some(Self {
-                turn: i64_at(8)? as u64,
+                // Counted from 0, once a second at most: nobody gets half way, and none can overflow.
+                turn: u64::try_from(i64_at(8)?).ok()?,
                 recovery_point,
                 durable_end,
             })

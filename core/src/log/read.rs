@@ -178,6 +178,14 @@ fn read_batches<D: Disk>(
         next = header.next_offset();
         epoch = header.leader_epoch;
     }
+    if filled == 0 {
+        // Not an empty answer: its reader would ask for the same offset for ever.
+        let what = format!(
+            "the batch takes {} bytes, and {there} are left of its segment: restore the folder from a copy",
+            first.size()
+        );
+        return Err(Error::damaged(&segment.path, position, what));
+    }
     buffer.filled = filled;
     Ok(Range { bytes: Bytes::from_owner(buffer), next, epoch })
 }

@@ -32,7 +32,7 @@ use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
 use crate::config::TopicConfig;
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file};
 use crate::error::{Error, Result};
-use crate::ids::{Offset, TopicPartition};
+use crate::ids::{LeaderEpoch, Offset, TopicPartition};
 
 /// How a folder is opened.
 #[derive(Clone, Debug)]
@@ -114,6 +114,9 @@ impl<'a, D: Disk> Opener<'a, D> {
                 temporaries.push(dir.join(&*name));
             }
             let Some((stem, suffix)) = name.split_once('.') else { continue };
+            if stem.len() != 20 || !stem.bytes().all(|b| b.is_ascii_digit()) {
+                continue;
+            }
             let Ok(offset) = stem.parse::<Offset>() else { continue };
             match suffix {
                 "log" => bases.push(offset),
@@ -464,6 +467,14 @@ impl<'a, D: Disk> Opener<'a, D> {
         hint: Hint,
         end: Offset,
     ) -> Result<PartitionLog<D>> {
+        // No run takes an epoch that leaves none above it, and no sum covers it where it is stored.
+        if epochs.last() == LeaderEpoch::MAX {
+            let what = format!(
+                "leader epoch {} is the last there is: restore the folder from a copy",
+                LeaderEpoch::MAX
+            );
+            return Err(Error::damaged(self.dir, 0, what));
+        }
         // What is below the end now is durable, so every marker in it is decided.
         producers.decided_below(end);
         let start = segments.first().map_or(0, |s| s.base);
