@@ -198,6 +198,8 @@ pub struct Report {
 pub const FINDINGS_MAX: usize = 5;
 /// Further inputs replace some of those that were kept.
 const KEPT_MAX: usize = 1024;
+/// Shapes that are told apart: text of the input in them must not fill the memory that is measured.
+const SHAPES_MAX: usize = 8192;
 /// Longer inputs are cut.
 const INPUT_MAX: usize = 256 << 10;
 /// An execution that takes longer hangs, however slow the machine.
@@ -295,7 +297,7 @@ fn take(target: &Target, report: &mut Report, number: u64, input: Vec<u8>) -> bo
         report.findings.push(Finding { number, what, input: input.clone() });
     }
     match outcome {
-        Ok(shape) => report.shapes.insert(shape),
+        Ok(shape) => report.shapes.len() < SHAPES_MAX && report.shapes.insert(shape),
         Err(what) => {
             // The same panic again says nothing new.
             if !report.findings.iter().any(|finding| finding.what == what) {
@@ -328,22 +330,23 @@ fn mutated(target: &Target, rng: &mut Rng, kept: &[Vec<u8>]) -> Vec<u8> {
     input
 }
 
-/// An error's kind and its words, without the numbers in them.
+/// An error's kind and its words, without what is in them of the input: numbers, sums, quoted text.
 pub(crate) fn shape_of(kind: &dyn fmt::Debug, words: &dyn fmt::Display) -> Shape {
     let kind = format!("{kind:?}");
-    let kind = kind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned();
-    let mut shape = kind + " | ";
-    let mut number = false;
-    for c in words.to_string().chars().take(240) {
-        if c.is_ascii_digit() {
-            if !number {
-                shape.push('#');
-            }
-            number = true;
-        } else {
-            // Text out of the input would make every input a new one.
-            shape.push(if c.is_ascii() && !c.is_ascii_control() { c } else { '?' });
-            number = false;
+    let kind = kind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let words = words.to_string();
+    let mut shape = format!("{kind} | ");
+    for (number, part) in words.split('"').take(16).enumerate() {
+        if number % 2 == 1 {
+            shape.push_str("\"..\"");
+            continue;
+        }
+        for word in part.split_inclusive(|c: char| !c.is_ascii_alphanumeric()).take(60) {
+            let end = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).len();
+            let (word, rest) = word.split_at(end);
+            let said = if word.contains(|c: char| c.is_ascii_digit()) { "#" } else { word };
+            shape.push_str(said);
+            shape.push_str(if rest.is_ascii() { rest } else { "?" });
         }
     }
     shape

@@ -21,6 +21,8 @@ const MIB: u64 = 1 << 20;
 /// What a section may decompress to here.
 const SECTION_MAX: usize = 1 << 20;
 const NOW: i64 = 1_790_000_000_000;
+/// The codecs that are written here.
+const CODECS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
 
 pub(super) fn targets() -> Vec<Target> {
     let codec = |name, about, seeds, run| Target {
@@ -85,9 +87,8 @@ fn one_batch(
     found: &BatchRef<'_>,
     scratch: &mut Scratch,
 ) -> Result<Result<(), BatchError>, String> {
-    let valid = found.check_crc().and_then(|()| validate(found.bytes, SECTION_MAX).map(drop));
     let compacted = found.header.crc.is_multiple_of(2);
-    let legal = valid.and_then(|()| validate_records(found, compacted, scratch));
+    let legal = legal(found, compacted, scratch);
     let header = &found.header;
     if header.next_offset() < header.base_offset {
         return Err(format!("it ends before it begins: {header:?}"));
@@ -126,6 +127,13 @@ fn one_batch(
         again(found, scratch)?;
     }
     Ok(legal)
+}
+
+/// Whether a producer may append it.
+fn legal(found: &BatchRef<'_>, compacted: bool, scratch: &mut Scratch) -> Result<(), BatchError> {
+    found.check_crc()?;
+    validate(found.bytes, SECTION_MAX)?;
+    validate_records(found, compacted, scratch)
 }
 
 /// What was read is written, and reads the same.
@@ -217,7 +225,7 @@ fn batch_seeds() -> Vec<Vec<u8>> {
         ProducerIdentity { id: 1 << 40, epoch: 3 },
     ];
     let mut seeds = Vec::new();
-    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+    for compression in CODECS {
         for (count, producer) in [1, 2, 13].into_iter().zip(producers) {
             seeds.push(plain(compression, count, producer));
         }
