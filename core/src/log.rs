@@ -697,6 +697,10 @@ pub(crate) fn topic_id_of<D: Disk>(disk: &D, dir: &Path) -> Result<Option<crate:
     let bytes = match crate::disk::read_file(disk, &path, 4096) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
+            let what = "longer than any topic id: restore the file from a copy";
+            return Err(Error::damaged(&path, 0, what));
+        }
         Err(e) => return Err(Error::io("read", &path, e)),
     };
     let id = std::str::from_utf8(&bytes)

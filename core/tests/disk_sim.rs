@@ -41,6 +41,22 @@ fn synced_bytes_and_names_survive_every_power_loss() {
     }
 }
 
+/// Room reserved past the end is metadata of the file system: a power loss may leave it taken.
+#[test]
+fn a_power_loss_keeps_reserved_room_or_not() {
+    let found = (0..SEEDS).map(|seed| {
+        let disk = SimDisk::new(seed);
+        put_durably(&disk, "/log", &[1; 100]).allocate(0, 10 * 4096).expect("reserved");
+        let disk = crashed(&disk, Crash::Power);
+        let file = disk.open(path("/log"), Open::Write).expect("the name was synced");
+        let room = disk.room(path("/log")).expect("there") / 4096;
+        file.set_len(100).expect("to what it is");
+        assert_eq!(disk.room(path("/log")).expect("there"), 4096, "seed {seed}");
+        room
+    });
+    assert_eq!(found.collect::<BTreeSet<u64>>(), BTreeSet::from([1, 10]));
+}
+
 #[test]
 fn a_killed_process_loses_nothing_it_wrote() {
     for seed in 0..SEEDS {

@@ -277,6 +277,55 @@ fn a_full_disk_writes_what_fits_and_then_refuses() {
     assert_eq!(disk.free_space(path(ROOT)).expect("known"), 3 * 4096);
 }
 
+/// What a log reserves ahead of its end is room that nobody else has: it has to give it back when it
+/// stops to write there, and can ask whether it did.
+#[test]
+fn reserved_room_is_taken_until_the_length_is_set() {
+    let disk = SimDisk::new(1);
+    disk.set_capacity(20 * 4096);
+    let free = |disk: &SimDisk| disk.free_space(path(ROOT)).expect("known") / 4096;
+    let room = |disk: &SimDisk| disk.room(path("/f")).expect("there") / 4096;
+    let file = put(&disk, "/f", &[1; 5000]);
+    assert_eq!((room(&disk), free(&disk)), (2, 18));
+    file.allocate(0, 10 * 4096).expect("reserved");
+    assert_eq!(file.len().expect("known"), 5000, "the length stays");
+    assert_eq!((room(&disk), free(&disk)), (10, 10));
+    file.write_at(&[2; 8192], 5000).expect("written into it");
+    assert_eq!((room(&disk), free(&disk)), (10, 10));
+    // A killed process leaves it; whoever comes next gives it back.
+    disk.crash(Crash::Process);
+    let disk = disk.restart();
+    assert_eq!((room(&disk), free(&disk)), (10, 10));
+    let file = disk.open(path("/f"), Open::Write).expect("there");
+    file.set_len(5000 + 8192).expect("to what it is");
+    assert_eq!((room(&disk), free(&disk)), (4, 16));
+    assert_eq!(disk.room(path("/g")).map_err(|e| e.kind()), Err(ErrorKind::NotFound));
+}
+
+#[test]
+fn a_misdirected_write_is_where_it_does_not_belong() {
+    let disk = SimDisk::new(1);
+    let bytes: Vec<u8> = (1..=3).flat_map(|page| [page; 4096]).chain([4; 100]).collect();
+    put(&disk, "/f", &bytes).sync_data().expect("synced");
+    put(&disk, "/g", &[9; 4096]).sync_data().expect("synced");
+    disk.misdirect((path("/f"), 1), (path("/f"), 3)).expect("both there");
+    disk.misdirect((path("/f"), 2), (path("/g"), 0)).expect("both there");
+    assert!(disk.misdirect((path("/f"), 4), (path("/g"), 0)).is_err(), "past the end");
+    disk.sync_dir(path(ROOT)).expect("synced");
+    // In the cache, and on the medium.
+    let mut disk = disk;
+    for _ in 0..2 {
+        let [f, g] = ["/f", "/g"].map(|name| disk.open(path(name), Open::Read).expect("there"));
+        let mut found = vec![7; bytes.len()];
+        read_exact_at(&f, &mut found, 0).expect("read");
+        let wanted = [&[1; 4096][..], &[0; 8192], &[2; 100]].concat();
+        assert!(found == wanted, "the length stays");
+        read_exact_at(&g, &mut found[..4096], 0).expect("read");
+        assert_eq!(found[..4096], [3; 4096]);
+        disk = crashed(&disk, Crash::Power);
+    }
+}
+
 #[test]
 fn a_program_with_all_its_handles_open_is_refused_more() {
     let disk = SimDisk::new(1);

@@ -6,11 +6,17 @@
 //! `oracle` what must be there in the end; `campaign` which cases are run; `mutants` whether they
 //! would notice.
 //!
+//! Beside it, without a pipeline: [`fuzz`] gives bytes from outside to everything that reads them;
+//! [`flips`] turns single bits of stored files; `image` is the folder that both begin with.
+//!
 //! The pipeline is the very file of `log_etl`, the reference that of the root's tests.
 
 mod actors;
 pub mod campaign;
 mod chronicle;
+pub mod flips;
+pub mod fuzz;
+mod image;
 mod life;
 pub mod mutants;
 mod oracle;

@@ -5,6 +5,12 @@
 //!   thalweg-sim crashes [--from S] [--seeds N] [--kind K] --points P        P points of each
 //!   thalweg-sim crashes --all                                               every point of 200 seeds
 //!   thalweg-sim crashes --seed S --kind K [--point P] [--again Q].. [--store R]     one run, as told
+//!   thalweg-sim fuzz [--target T].. [--seconds N | --runs N] [--seed S] [--jobs J] [--shapes]
+//!                                                         each target in a process of its own
+//!   thalweg-sim fuzz --target T --input FILE              one input, as a finding left it
+//!   thalweg-sim fuzz --list                               the targets
+//!   thalweg-sim fuzz [--target T].. --corpus DIR          writes what mutation begins with
+//!   thalweg-sim flips [--sampled] [--seed S]              single bits of stored files
 //!   thalweg-sim mutants [--only N[,N]] [--dir FOLDER]     each rule taken out: its test goes red
 //! ```
 //!
@@ -13,8 +19,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use thalweg_sim::campaign::{Tally, every_point, run_all, sampled, threads};
+use thalweg_sim::flips;
+use thalweg_sim::fuzz::{self, Effort, Target};
 use thalweg_sim::mutants::tree;
 use thalweg_sim::plan::Kind;
 use thalweg_sim::run::{Case, Failure, run};
@@ -24,8 +33,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.split_first() {
         Some((&"crashes", options)) => Crashes::parse(options).and_then(|crashes| crashes.run()),
+        Some((&"fuzz", options)) => Fuzz::parse(options).and_then(|fuzz| fuzz.run()),
+        Some((&"flips", options)) => turn_bits(options),
         Some((&"mutants", options)) => mutants(options),
-        _ => Err(format!("use: crashes or mutants; got {arguments:?}")),
+        _ => Err(format!("use: crashes, fuzz, flips or mutants; got {arguments:?}")),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -55,6 +66,122 @@ fn mutants(options: &[&str]) -> Result<bool, String> {
         }
     }
     thalweg_sim::mutants::run(&dir, &only, &mut |text| say(text))
+}
+
+/// Whether every record was right, or an error told.
+fn turn_bits(options: &[&str]) -> Result<bool, String> {
+    let mut wanted = flips::Options::FULL;
+    let mut rest = options.iter();
+    while let Some(&option) = rest.next() {
+        match option {
+            "--sampled" => {
+                wanted = flips::Options { seed: wanted.seed, ..flips::Options::SAMPLED };
+            }
+            "--seed" => wanted.seed = number(option, rest.next())?,
+            _ => return Err(format!("{option} is not known")),
+        }
+    }
+    let all = flips::run(&wanted);
+    for tally in &all {
+        say(&tally.to_string());
+        tally.wrong.iter().take(5).for_each(|wrong| say(&format!("  {wrong}")));
+    }
+    Ok(all.iter().all(|tally| tally.wrong.is_empty()))
+}
+
+fn number(option: &str, value: Option<&&str>) -> Result<u64, String> {
+    let value = value.ok_or(format!("{option} needs a value"))?;
+    value.parse().map_err(|e| format!("{option} {value}: {e}"))
+}
+
+struct Fuzz {
+    targets: Vec<Target>,
+    effort: Effort,
+    seed: u64,
+    jobs: usize,
+    shapes: bool,
+    list: bool,
+    input: Option<PathBuf>,
+    corpus: Option<PathBuf>,
+    /// Where findings are kept.
+    found: PathBuf,
+}
+
+impl Fuzz {
+    fn parse(options: &[&str]) -> Result<Self, String> {
+        let mut all = Self {
+            targets: Vec::new(),
+            effort: Effort::Time(Duration::from_secs(1)),
+            seed: 1,
+            jobs: threads(),
+            shapes: false,
+            list: false,
+            input: None,
+            corpus: None,
+            found: PathBuf::from("target/fuzz"),
+        };
+        let mut rest = options.iter();
+        while let Some(&option) = rest.next() {
+            let mut value = || rest.next().copied().ok_or(format!("{option} needs a value"));
+            match option {
+                "--target" => {
+                    let name = value()?;
+                    let known = "see thalweg-sim fuzz --list";
+                    let target = fuzz::target(name);
+                    all.targets.push(target.ok_or(format!("--target {name}: {known}"))?);
+                }
+                "--input" => all.input = Some(value()?.into()),
+                "--corpus" => all.corpus = Some(value()?.into()),
+                "--found" => all.found = value()?.into(),
+                "--shapes" => all.shapes = true,
+                "--list" => all.list = true,
+                "--seconds" => {
+                    all.effort = Effort::Time(Duration::from_secs(number(option, rest.next())?));
+                }
+                "--runs" => all.effort = Effort::Runs(number(option, rest.next())?),
+                "--seed" => all.seed = number(option, rest.next())?,
+                "--jobs" => all.jobs = number(option, rest.next())? as usize,
+                _ => return Err(format!("{option} is not known")),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether nothing was found.
+    fn run(&self) -> Result<bool, String> {
+        let chosen = if self.targets.is_empty() { fuzz::targets() } else { self.targets.clone() };
+        if self.list {
+            for target in &chosen {
+                let mib = target.memory_max >> 20;
+                say(&format!("{:<20} {} (at most {mib} MiB)", target.name, target.about));
+            }
+            return Ok(true);
+        }
+        if let Some(dir) = &self.corpus {
+            return fuzz::campaign::write_seeds(&chosen, dir).map(|()| true);
+        }
+        let mut say_one = |text: &str| say(text);
+        match (&self.input, chosen.as_slice()) {
+            (Some(input), [target]) => fuzz::campaign::replay(target, input, &mut say_one),
+            (Some(_), _) => Err("--input needs one --target".to_owned()),
+            (None, [target]) => {
+                let (seed, effort) = (self.seed, self.effort);
+                fuzz::campaign::one(target, seed, effort, &self.found, self.shapes, &mut say_one)
+            }
+            (None, targets) => {
+                let (option, number) = match self.effort {
+                    Effort::Runs(runs) => ("--runs", runs.to_string()),
+                    Effort::Time(time) => ("--seconds", time.as_secs().to_string()),
+                };
+                let (seed, found) = (self.seed.to_string(), self.found.to_string_lossy());
+                let mut arguments = vec![option, &number, "--seed", &seed, "--found", &found];
+                if self.shapes {
+                    arguments.push("--shapes");
+                }
+                fuzz::campaign::each_alone(targets, &arguments, self.jobs, &say)
+            }
+        }
+    }
 }
 
 #[derive(Default)]

@@ -240,8 +240,10 @@ impl Plain {
             _ if section.is_empty() => Bytes::new(),
             Codec::None => within.slice_ref(section),
             codec => {
-                scratch.open(codec, section)?;
-                Bytes::from(std::mem::take(&mut scratch.section))
+                let length = scratch.open(codec, section, usize::MAX)?.len();
+                let mut section = std::mem::take(&mut scratch.section);
+                section.truncate(length);
+                Bytes::from(section)
             }
         };
         let mut records = Records::new(&batch.header, &section)?;

@@ -221,6 +221,7 @@ impl Metadata {
             .leader_epoch()
             .max(seen)
             .checked_add(1)
+            .filter(|epoch| *epoch < LeaderEpoch::MAX)
             .ok_or_else(|| Error::invalid("no leader epochs are left"))?;
         Ok(Plan { records: vec![record::encode_leader_epoch(epoch)], reply: epoch })
     }

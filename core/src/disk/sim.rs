@@ -14,7 +14,9 @@
 //!   [`drop_cache`](crate::disk::DiskFile::drop_cache) shows what;
 //! - **crash points**: every operation that changes or syncs something; one that is cut may have
 //!   happened in part;
-//! - **full disk, too many handles, unreadable bytes, bit rot, short reads and writes**;
+//! - **full disk, too many handles, unreadable bytes, bit rot, misdirected writes, short reads and
+//!   writes**;
+//! - **room**: what is reserved is taken; it survives the process, and perhaps the power;
 //! - **numbers of removed files given to new ones**.
 //!
 //! Always true here: what a sync made durable survives; a process that dies loses nothing that was
@@ -266,6 +268,32 @@ impl SimDisk {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         world.tree.change(node, |content| content.flip(byte, bit))
+    }
+
+    /// Lets the device have written a page of 4 KiB to the place of another one, of the same file or of
+    /// another: `to` holds the bytes meant for `from`, and `from`, which was never written, zeros. In
+    /// the cache and on the medium. A page is a path and a number, from 0.
+    pub fn misdirect(&self, from: (&Path, u64), to: (&Path, u64)) -> io::Result<()> {
+        let mut world = self.world.lock();
+        let mut nodes = [0; 2];
+        for (node, (path, page)) in nodes.iter_mut().zip([from, to]) {
+            *node = world.tree.find(path)?;
+            if page * PAGE >= world.tree.content(*node)?.len() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let bytes = world.tree.content(nodes[0])?.page(from.1);
+        world.tree.change(nodes[0], |content| content.set_page(from.1, [0; PAGE as usize]))?;
+        world.tree.change(nodes[1], |content| content.set_page(to.1, bytes))
+    }
+
+    /// How many bytes of room a file takes on the device, in pages of 4 KiB: its own and those that
+    /// [`DiskFile::allocate`] reserved. Setting the length gives back what is reserved past it, also
+    /// when that is the length it had.
+    pub fn room(&self, path: &Path) -> io::Result<u64> {
+        let world = self.world.lock();
+        let node = world.tree.find(path)?;
+        Ok(world.tree.content(node)?.room() * PAGE)
     }
 
     /// Takes a file back to what is on the medium, as if only its unsynced bytes had been lost.

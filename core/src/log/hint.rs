@@ -75,7 +75,8 @@ impl Hint {
             }
             let i64_at = |at: usize| Some(i64::from_be_bytes(*slot.get(at..)?.first_chunk()?));
             let hint = Self {
-                turn: i64_at(8)?.cast_unsigned(),
+                // Counted from 0, once a second at most: nobody gets half way, and none can overflow.
+                turn: u64::try_from(i64_at(8)?).ok()?,
                 recovery_point: i64_at(16)?,
                 durable_end: i64_at(24)?,
                 log_start: i64_at(32).unwrap_or(0),

@@ -101,7 +101,19 @@ impl<D: Disk> LogView<D> {
         }
         // The segment was sealed and the next one begun after the list was looked at.
         let segments = self.segments.load();
-        Ok(self.read_in(&segments, offset, bound, max_bytes, buffers)?.unwrap_or(nothing))
+        match self.read_in(&segments, offset, bound, max_bytes, buffers)? {
+            Some(range) => Ok(range),
+            // Not an empty answer: its reader would ask for the same offset for ever.
+            None => Err(match segments.last() {
+                Some(last) => {
+                    let what = format!(
+                        "offset {offset} is not there, and the log ends at {end}: restore the folder from a copy"
+                    );
+                    Error::damaged(last.path(), last.size(), what)
+                }
+                None => Error::OffsetOutOfRange { at: self.at.clone(), offset, start, end },
+            }),
+        }
     }
 
     fn read_in(
@@ -205,6 +217,14 @@ fn read_batches<D: Disk>(
         filled += header.size();
         next = header.next_offset();
         epoch = header.leader_epoch;
+    }
+    if filled == 0 {
+        // Not an empty answer: its reader would ask for the same offset for ever.
+        let what = format!(
+            "the batch takes {} bytes, and {there} are left of its segment: restore the folder from a copy",
+            first.size()
+        );
+        return Err(Error::damaged(segment.path(), position, what));
     }
     buffer.filled = filled;
     Ok(Range { bytes: Bytes::from_owner(buffer), next, epoch })

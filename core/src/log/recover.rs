@@ -33,7 +33,7 @@ use crate::config::TopicConfig;
 use crate::disk::handles::{Handles, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file};
 use crate::error::{Error, Result};
-use crate::ids::{Offset, TopicPartition};
+use crate::ids::{LeaderEpoch, Offset, TopicPartition};
 
 /// How a folder is opened.
 #[derive(Clone, Debug)]
@@ -652,6 +652,14 @@ impl<'a, D: Disk> Opener<'a, D> {
         end: Offset,
         marks: Marks,
     ) -> Result<PartitionLog<D>> {
+        // No run takes an epoch that leaves none above it, and no sum covers it where it is stored.
+        if epochs.last() == LeaderEpoch::MAX {
+            let what = format!(
+                "leader epoch {} is the last there is: restore the folder from a copy",
+                LeaderEpoch::MAX
+            );
+            return Err(Error::damaged(self.dir, 0, what));
+        }
         // What is below the end now is durable, so every marker in it is decided.
         producers.decided_below(end);
         let start = hint.log_start;

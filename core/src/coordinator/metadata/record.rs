@@ -160,5 +160,7 @@ pub(super) fn producer_ids_fields(from: &mut Reader<'_>) -> Result<i64, Malforme
 
 pub(super) fn leader_epoch_fields(from: &mut Reader<'_>) -> Result<LeaderEpoch, Malformed> {
     let epoch = from.i32("leader epoch")?;
-    if epoch < 0 { Err(from.malformed(format!("leader epoch {epoch}"))) } else { Ok(epoch) }
+    // The next unclean open takes the one above.
+    let known = (0..LeaderEpoch::MAX).contains(&epoch);
+    if known { Ok(epoch) } else { Err(from.malformed(format!("leader epoch {epoch}"))) }
 }

@@ -175,7 +175,13 @@ impl Content {
                 _ => self.write_back_maybe(page, rng),
             }
         }
+        let reserved = self.reserved;
         self.forget();
+        // What was reserved past the end is metadata: it may have reached the medium, and then takes
+        // room until somebody gives it back.
+        if reserved > self.len.div_ceil(PAGE) && rng.coin() {
+            self.reserved = reserved;
+        }
     }
 
     /// Forgets everything that is not on the medium.
@@ -209,6 +215,20 @@ impl Content {
             let page = Arc::make_mut(pages.entry(byte / PAGE).or_insert_with(zeros));
             page[(byte % PAGE) as usize] ^= 1 << (bit % 8);
         }
+    }
+
+    /// The bytes of a page, in the cache.
+    pub(super) fn page(&self, page: u64) -> [u8; PAGE as usize] {
+        self.cache.get(&page).map_or([0; PAGE as usize], |bytes| **bytes)
+    }
+
+    /// Puts bytes in the place of a page below the length, in the cache and on the medium.
+    pub(super) fn set_page(&mut self, page: u64, bytes: [u8; PAGE as usize]) {
+        for pages in [&mut self.cache, &mut self.medium] {
+            pages.insert(page, Arc::new(bytes));
+        }
+        cut(&mut self.cache, self.len);
+        cut(&mut self.medium, self.medium_len);
     }
 
     fn change_len(&mut self, len: u64) {
