@@ -4,9 +4,14 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use thalweg_core::batch::{BatchBuilder, BatchRef, Scratch, crc32c, validate};
+use thalweg_core::batch::{
+    Accept, BatchBuilder, BatchRef, Rewrite, Rewriter, Scratch, crc32c, stamp_time, validate_deep,
+    validate_shallow,
+};
+use thalweg_core::compress::Codec;
 use thalweg_core::config::Compression;
 use thalweg_core::ids::ProducerIdentity;
+use thalweg_core::record::{RecordRef, TimestampType};
 
 const PRODUCER: ProducerIdentity = ProducerIdentity { id: 7, epoch: 0 };
 
@@ -43,18 +48,22 @@ fn fill(builder: &mut BatchBuilder, values: &[Vec<u8>], batch_bytes: usize) -> u
 fn batch(c: &mut Criterion) {
     let values = values();
     let codecs = [
-        ("none", Compression::None),
-        #[cfg(feature = "lz4")]
-        ("lz4", Compression::Lz4),
-        #[cfg(feature = "zstd")]
-        ("zstd", Compression::Zstd),
+        Compression::None,
+        Compression::Gzip,
+        Compression::Snappy,
+        Compression::Lz4,
+        Compression::Zstd,
     ];
     for (size, batch_bytes) in [("16KiB", 16 << 10), ("1MiB", 1 << 20)] {
-        for (name, compression) in codecs {
+        for compression in codecs {
+            let codec = Codec::from(compression);
+            if codec.check_supported().is_err() {
+                continue;
+            }
             let mut builder = BatchBuilder::new(compression, batch_bytes);
             let records = fill(&mut builder, &values, batch_bytes);
             let bytes = builder.finish(PRODUCER, 0, false).expect("not empty");
-            let mut group = c.benchmark_group(format!("{name}/{size}"));
+            let mut group = c.benchmark_group(format!("{codec}/{size}"));
             group.throughput(Throughput::Elements(records));
             group.bench_function("encode", |b| {
                 b.iter(|| {
@@ -72,8 +81,23 @@ fn batch(c: &mut Criterion) {
                     })
                 });
             });
-            group.bench_function("validate", |b| {
-                b.iter(|| validate(black_box(&bytes), usize::MAX).expect("legal"));
+            group.bench_function("validate_shallow", |b| {
+                b.iter(|| validate_shallow(black_box(&bytes), usize::MAX).expect("legal"));
+            });
+            group.bench_function("validate_deep", |b| {
+                let mut scratch = Scratch::default();
+                let accept = Accept::up_to(usize::MAX);
+                b.iter(|| validate_deep(black_box(&bytes), &accept, &mut scratch).expect("legal"));
+            });
+            group.bench_function("rewrite_half", |b| {
+                let batch = BatchRef::parse(&bytes).expect("whole");
+                let mut rewriter = Rewriter::default();
+                let mut out = Vec::new();
+                b.iter(|| {
+                    out.clear();
+                    let half = |record: &RecordRef<'_>| record.offset % 2 == 1;
+                    rewriter.rewrite(&batch, Rewrite::default(), half, &mut out).expect("whole")
+                });
             });
             group.finish();
         }
@@ -120,6 +144,19 @@ fn sums(c: &mut Criterion) {
         group.bench_function(format!("{len}"), |b| b.iter(|| crc32c(black_box(&bytes[..len]))));
     }
     group.finish();
+
+    // Of a batch's header alone, whatever its size.
+    let mut builder = BatchBuilder::new(Compression::None, 1 << 20);
+    fill(&mut builder, &values(), 1 << 20);
+    let batch = builder.finish(PRODUCER, 0, false).expect("not empty");
+    let mut header = *batch.first_chunk().expect("a header");
+    let mut now = 1_700_000_000_000;
+    c.bench_function("stamp_time", |b| {
+        b.iter(|| {
+            now += 1;
+            stamp_time(black_box(&mut header), TimestampType::LogAppendTime, now);
+        });
+    });
 }
 
 criterion_group! {

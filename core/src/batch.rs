@@ -9,7 +9,8 @@
 //!   17    4  crc                    CRC-32C of [21 .. end)    -
 //!   21    2  attributes             codec, time type, ...     yes
 //!   23    4  lastOffsetDelta                                  yes
-//!   27    8  baseTimestamp          of the first record       yes
+//!   27    8  baseTimestamp          of the first record, or   yes
+//!                                   the delete horizon
 //!   35    8  maxTimestamp                                     yes
 //!   43    8  producerId             -1 none                   yes
 //!   51    2  producerEpoch          -1 none                   yes
@@ -18,10 +19,10 @@
 //!   61    .  records                one compressed stream if a codec is set
 //! ```
 //!
-//! Always true here: what the log gives a batch lies before the CRC's range, so that [`stamp`] never
-//! touches the sum; every length is checked against the bytes that are there before it is used; no
-//! bytes from outside make anything panic. A [`BatchRef`] is a whole batch with a sane header; its sum
-//! holds only after [`BatchRef::check_crc`].
+//! Always true here: the place that the log gives a batch lies before the CRC's range, so that [`stamp`]
+//! never touches the sum; every length is checked against the bytes that are there before it is used;
+//! no bytes from outside make anything panic. A [`BatchRef`] is a whole batch with a sane header; its
+//! sum holds only after [`BatchRef::check_crc`], or when [`Visible`] gave it out.
 //!
 //! Source: Kafka's `DefaultRecordBatch`, KIP-98; docs/FORMAT.md.
 //!
@@ -47,6 +48,8 @@ mod build;
 mod control;
 mod header;
 mod records;
+mod rewrite;
+mod sum;
 mod validate;
 mod visible;
 
@@ -54,12 +57,15 @@ use std::iter::FusedIterator;
 
 use crate::compress::CompressionError;
 use crate::error::Error;
+use crate::ids::{Offset, Timestamp};
 
 pub use build::{BatchBuilder, size_of_record};
 pub use control::{Marker, control_batch, parse_marker};
-pub use header::{Attributes, BatchHeader, stamp};
+pub use header::{Attributes, BatchHeader, stamp, stamp_time};
 pub use records::{Records, Scratch};
-pub use validate::{validate, validate_records};
+pub use rewrite::{Rewrite, Rewriter, Rewritten};
+pub use sum::crc32c;
+pub use validate::{Accept, Validated, validate_deep, validate_shallow};
 pub use visible::Visible;
 
 /// The bytes before the records of a batch.
@@ -82,8 +88,13 @@ pub enum BatchError {
         /// How many there are.
         have: usize,
     },
-    /// Another version of the format, or no batch at all.
-    #[error("batch version (magic) {0}: only version 2 can be read; older ones must be converted")]
+    /// A message set of the formats before version 2. Kafka's `UNSUPPORTED_FOR_MESSAGE_FORMAT`.
+    #[error(
+        "message format (magic) {0}, which Kafka wrote before 0.11: only version 2 can be read; have a newer client or Kafka's own tools write it again"
+    )]
+    OldFormat(i8),
+    /// No batch at all.
+    #[error("magic {0}, which no version of the format has: no batch begins here")]
     Magic(i8),
     /// A length that no batch has.
     #[error("batch length {length}: at least 49 bytes follow the length of every batch")]
@@ -147,6 +158,36 @@ pub enum BatchError {
     /// Attributes that only the log itself gives.
     #[error("{0}")]
     Attributes(&'static str),
+    /// A time that the topic does not take. Kafka's `INVALID_TIMESTAMP`.
+    #[error(
+        "record {index} of the batch is of time {timestamp}: {earliest} to {latest} are accepted"
+    )]
+    Time {
+        /// The record's number in the batch, from 0.
+        index: i32,
+        /// Its time.
+        timestamp: Timestamp,
+        /// The earliest time accepted.
+        earliest: Timestamp,
+        /// The latest.
+        latest: Timestamp,
+    },
+    /// A greatest time that is not that of any record.
+    #[error("the batch says that its greatest time is {stored}, it is {found}")]
+    MaxTimestamp {
+        /// What the header says.
+        stored: Timestamp,
+        /// The greatest time of the records.
+        found: Timestamp,
+    },
+    /// A batch that does not come after the one before it.
+    #[error("the batch begins at offset {base_offset}, the one before it ends at {previous}")]
+    Order {
+        /// Where it begins.
+        base_offset: Offset,
+        /// The last offset of the one before.
+        previous: Offset,
+    },
     /// A producer, epoch and sequence that do not belong together.
     #[error("producer {id}, epoch {epoch}, sequence {base_sequence}: {what}")]
     Producer {
@@ -167,21 +208,25 @@ impl From<BatchError> for Error {
     }
 }
 
-/// CRC-32C (Castagnoli), the sum of batches. Chosen by the processor's instructions at run time; no
-/// allocation.
-#[inline]
-pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::crc32_iscsi(bytes)
-}
-
 /// A whole batch in a slice, not yet decoded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct BatchRef<'a> {
     /// Its header.
     pub header: BatchHeader,
     /// Its bytes, header included.
     pub bytes: &'a [u8],
+    /// Whether the sum of these bytes was checked.
+    checked: bool,
 }
+
+impl PartialEq for BatchRef<'_> {
+    /// The same bytes; what was checked about them does not matter.
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for BatchRef<'_> {}
 
 impl<'a> BatchRef<'a> {
     /// Takes the first whole batch of `bytes`. The sum is not checked.
@@ -191,16 +236,29 @@ impl<'a> BatchRef<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
         let header = BatchHeader::parse(bytes)?;
         match bytes.get(..header.size()) {
-            Some(bytes) => Ok(Self { header, bytes }),
+            Some(bytes) => Ok(Self { header, bytes, checked: false }),
             None => Err(BatchError::Truncated { need: header.size(), have: bytes.len() }),
         }
     }
 
-    /// Checks the sum.
+    /// The same batch, its sum checked.
+    ///
+    /// # Errors
+    /// [`BatchError::Crc`].
+    pub fn verified(self) -> Result<Self, BatchError> {
+        self.check_crc()?;
+        Ok(Self { checked: true, ..self })
+    }
+
+    /// Checks the sum, unless the batch comes from [`BatchRef::verified`] or from [`Visible`]: no batch
+    /// is summed twice on its way to a reader.
     ///
     /// # Errors
     /// [`BatchError::Crc`].
     pub fn check_crc(&self) -> Result<(), BatchError> {
+        if self.checked {
+            return Ok(());
+        }
         let computed = crc32c(&self.bytes[CRC_FROM..]);
         if computed == self.header.crc {
             Ok(())
@@ -219,11 +277,30 @@ impl<'a> BatchRef<'a> {
     where
         'a: 's,
     {
+        Records::new(&self.header, self.section(usize::MAX, scratch)?)
+    }
+
+    /// As [`BatchRef::records`], of a section of at most `limit` bytes.
+    fn records_within<'s>(
+        &self,
+        limit: usize,
+        scratch: &'s mut Scratch,
+    ) -> Result<Records<'s>, BatchError>
+    where
+        'a: 's,
+    {
+        Records::new(&self.header, self.section(limit, scratch)?)
+    }
+
+    /// The records section, decompressed.
+    fn section<'s>(&self, limit: usize, scratch: &'s mut Scratch) -> Result<&'s [u8], BatchError>
+    where
+        'a: 's,
+    {
         let codec = self.header.attributes.codec()?;
         let section = &self.bytes[HEADER_LEN..];
         // Compaction leaves batches without records, and without a stream for them.
-        let section = if section.is_empty() { section } else { scratch.open(codec, section)? };
-        Records::new(&self.header, section)
+        if section.is_empty() { Ok(section) } else { scratch.open(codec, section, limit) }
     }
 }
 

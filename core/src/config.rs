@@ -45,6 +45,11 @@ pub enum Compression {
     /// Not at all.
     #[default]
     None,
+    /// gzip, level 6: small, and five times slower than lz4. For readers that know nothing else.
+    /// Feature `gzip`.
+    Gzip,
+    /// Snappy in the framing of Kafka's clients. Feature `snappy`.
+    Snappy,
     /// LZ4 frames of 64 KiB independent blocks. Feature `lz4`.
     Lz4,
     /// Zstandard, level 1. Feature `zstd`.

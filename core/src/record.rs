@@ -19,12 +19,23 @@ pub const WATERMARK_HEADER: &str = "__tw.wm";
 /// partition. Such a record holds no user data.
 pub const BACKLOG_HEADER: &str = "__tw.backlog";
 
+/// Whose time the records of a batch carry. Kafka's `message.timestamp.type`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TimestampType {
+    /// Each record its own: the producer's.
+    #[default]
+    CreateTime,
+    /// All the same: when the log appended the batch.
+    LogAppendTime,
+}
+
 /// One record of a batch, borrowed from the batch's bytes or from the scratch it was decompressed to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordRef<'a> {
     /// Its position in the partition.
     pub offset: Offset,
-    /// Its time: the producer's, or the log's when the batch says so.
+    /// Its time in milliseconds since 1970: the producer's, -1 for none; or the log's, see
+    /// [`TimestampType`].
     pub timestamp: Timestamp,
     /// Its key; `None` is null, which is not the empty key.
     pub key: Option<&'a [u8]>,

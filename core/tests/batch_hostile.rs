@@ -7,8 +7,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use thalweg_core::Error;
 use thalweg_core::batch::{
-    BatchBuilder, BatchError, BatchHeader, BatchRef, HEADER_LEN, Marker, Scratch, Visible, batches,
-    control_batch, crc32c, parse_marker, validate, validate_records,
+    Accept, BatchBuilder, BatchError, BatchHeader, BatchRef, HEADER_LEN, Marker, Rewrite, Rewriter,
+    Scratch, Visible, batches, control_batch, crc32c, parse_marker, validate_deep,
+    validate_shallow,
 };
 use thalweg_core::compress::{Codec, CompressionError, decompressed_max};
 use thalweg_core::config::Compression;
@@ -49,24 +50,27 @@ fn good(compression: Compression) -> Vec<u8> {
 }
 
 fn codecs() -> Vec<Compression> {
-    let mut codecs = vec![Compression::None];
-    if cfg!(feature = "lz4") {
-        codecs.push(Compression::Lz4);
-    }
-    if cfg!(feature = "zstd") {
-        codecs.push(Compression::Zstd);
-    }
-    codecs
+    use Compression::{Gzip, Lz4, None, Snappy, Zstd};
+    let all = [None, Gzip, Snappy, Lz4, Zstd].into_iter();
+    all.filter(|compression| Codec::from(*compression).check_supported().is_ok()).collect()
 }
 
 /// Everything that can be done with bytes of unknown origin.
 fn use_all(bytes: &[u8]) {
     let mut scratch = Scratch::with_limit(1 << 16);
     drop(BatchHeader::parse(bytes));
-    drop(validate(bytes, 1 << 20));
+    drop(validate_shallow(bytes, 1 << 20));
+    drop(validate_deep(bytes, &Accept::up_to(1 << 20), &mut scratch));
     for batch in batches(bytes).flatten() {
         drop(batch.check_crc());
-        drop(validate_records(&batch, true, &mut scratch));
+        let mut out = Vec::new();
+        let how = Rewrite { delete_horizon: Some(9), ..Rewrite::default() };
+        if Rewriter::with_limit(1 << 16)
+            .rewrite(&batch, how, |r| r.offset % 2 == 0, &mut out)
+            .is_err()
+        {
+            assert!(out.is_empty());
+        }
         let header = batch.header;
         assert!(header.next_offset() >= header.base_offset);
         assert!(header.last_sequence() == header.base_sequence || header.base_sequence >= 0);
@@ -133,12 +137,12 @@ fn every_flipped_bit_is_found_but_those_the_log_itself_sets() {
     const EPOCH: Range<usize> = 12..16;
     for compression in codecs() {
         let good = good(compression);
-        validate(&good, good.len()).expect("legal");
+        validate_shallow(&good, good.len()).expect("legal");
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let set_by_the_log = OFFSET.contains(&(bit / 8)) || EPOCH.contains(&(bit / 8));
-            assert_eq!(validate(&bytes, good.len()).is_ok(), set_by_the_log, "bit {bit}");
+            assert_eq!(validate_shallow(&bytes, good.len()).is_ok(), set_by_the_log, "bit {bit}");
         }
     }
 }
@@ -150,7 +154,7 @@ fn every_cut_is_found() {
         let need = if len < HEADER_LEN { HEADER_LEN } else { good.len() };
         let error = Err(BatchError::Truncated { need, have: len });
         assert_eq!(BatchRef::parse(&good[..len]).map(|_| ()), error.clone());
-        assert_eq!(validate(&good[..len], 1000).map(|_| ()), error);
+        assert_eq!(validate_shallow(&good[..len], 1000).map(|_| ()), error);
     }
 }
 
@@ -185,24 +189,27 @@ fn an_append_refuses_what_breaks_a_rule_and_names_it() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("an older version", magic_1, "magic) 1"),
         ("an older version, short", vec![0; 17], "magic) 0"),
+        ("no version", patched(16, &[3]), "no version of the format"),
         ("a length below the header's", short, "length 48"),
         ("a negative length", negative, "length -2147483648"),
         ("two batches", two, "bytes follow the batch"),
         ("a control batch", marker.to_vec(), "control batch"),
         ("times of the append", producer(7, 0, 3, 8), "times of the append"),
+        ("a delete horizon", producer(7, 0, 3, 64), "only compaction"),
         ("no records", count(0), "0 records"),
         ("a negative count", count(-1), "-1 records"),
         ("fewer records than offsets", count(4), "one less than the count"),
         ("more offsets than records", delta(5), "one less than the count"),
         ("a negative offset delta", delta(-1), "not negative"),
         ("an unknown codec", producer(7, 0, 3, 5), "codec 5"),
-        ("gzip", producer(7, 0, 3, 1), "gzip"),
         ("a producer without an epoch", producer(7, -1, 3, 0), "needs an epoch"),
         ("a producer without a sequence", producer(7, 0, -1, 0), "needs a sequence"),
         ("a transaction without a producer", producer(-1, -1, -1, 16), "needs a producer id"),
     ];
     for (name, bytes, words) in cases {
-        let error = validate(&bytes, 1 << 20).expect_err(name);
+        let error = validate_shallow(&bytes, 1 << 20).expect_err(name);
+        let deep = validate_deep(&bytes, &Accept::up_to(1 << 20), &mut Scratch::default());
+        assert_eq!(deep, Err(error.clone()), "{name}");
         assert!(error.to_string().contains(words), "{name}: {error}");
         let error = Error::from(error);
         assert!(
@@ -212,12 +219,12 @@ fn an_append_refuses_what_breaks_a_rule_and_names_it() {
     }
     let limit = good.len() - 1;
     assert_eq!(
-        validate(&good, limit),
+        validate_shallow(&good, limit),
         Err(BatchError::TooLarge { size: good.len(), limit }),
         "one byte more than allowed"
     );
-    validate(&producer(-1, -1, -1, 0), 1 << 20).expect("a producer without an id is legal");
-    validate(&producer(7, 0, i32::MAX, 16), 1 << 20)
+    validate_shallow(&producer(-1, -1, -1, 0), 1 << 20).expect("a producer without an id is legal");
+    validate_shallow(&producer(7, 0, i32::MAX, 16), 1 << 20)
         .expect("so is a transactional one with its id");
 }
 
@@ -271,21 +278,139 @@ fn a_record_that_cannot_be_is_named_and_ends_the_reading() {
 }
 
 #[test]
-fn the_deep_walk_finds_gaps_and_missing_keys() {
-    // Offsets 0 and 2 of three: what compaction leaves, and no producer may send.
+fn older_formats_are_told_from_bytes_that_are_no_batch() {
+    let mut bytes = good(Compression::None);
+    for magic in 0..=u8::MAX {
+        bytes[16] = magic;
+        let error = match magic {
+            0 | 1 => BatchError::OldFormat(magic as i8),
+            2 => continue,
+            _ => BatchError::Magic(magic as i8),
+        };
+        assert_eq!(BatchHeader::parse(&bytes), Err(error.clone()));
+        assert_eq!(BatchHeader::parse(&bytes[..17]), Err(error));
+    }
+}
+
+/// Two records of these lists of offset delta, time delta and key; the greatest time in the header is 5.
+fn of_records(records: &[(u8, u8, bool)]) -> Vec<u8> {
+    let mut section = Vec::new();
+    for &(offset, time, key) in records {
+        let parts: &[u8] = if key { &[0, 1, 0] } else { &[1, 1, 0] };
+        section.extend_from_slice(&[12, 0, time * 2, offset * 2]);
+        section.extend_from_slice(parts);
+    }
+    let last = records.len() as i32 - 1;
+    let mut batch = raw(0, last, records.len() as i32, &section);
+    batch[35..43].copy_from_slice(&5_i64.to_be_bytes());
+    seal(&mut batch);
+    batch
+}
+
+/// What only reading the records finds: legal at a first look, and refused by the walk.
+#[test]
+fn the_deep_walk_finds_what_the_header_hides() {
+    let any = Accept::up_to(1 << 20);
+    let compacted = Accept { compacted: true, ..any };
+    let times = Accept { earliest: 4, latest: 5, ..any };
+    let legal = of_records(&[(0, 5, true), (1, 4, true)]);
+    let mut cut = legal.clone();
+    cut.pop();
+    seal(&mut cut);
+    let cases: Vec<(&str, Vec<u8>, Accept, &str)> = vec![
+        (
+            "a gap",
+            of_records(&[(0, 5, true), (2, 4, true)]),
+            any,
+            "record 1 of the batch: its offset",
+        ),
+        (
+            "not from the first on",
+            of_records(&[(1, 5, true)]),
+            any,
+            "record 0 of the batch: its offset",
+        ),
+        ("the same offset twice", of_records(&[(0, 5, true), (0, 4, true)]), any, "record 1"),
+        (
+            "no key",
+            of_records(&[(0, 5, true), (1, 4, false)]),
+            compacted,
+            "record 1 of the batch: it has no key",
+        ),
+        (
+            "too early",
+            of_records(&[(0, 5, true), (1, 3, true)]),
+            times,
+            "record 1 of the batch is of time 3",
+        ),
+        (
+            "too late",
+            of_records(&[(0, 6, true)]),
+            times,
+            "record 0 of the batch is of time 6: 4 to 5",
+        ),
+        ("a record cut off", cut, any, "too few bytes for them"),
+        ("more than the records", [&legal[..], &[0]].concat(), any, "more bytes follow"),
+        (
+            "a greatest time that is not there",
+            of_records(&[(0, 4, true), (1, 3, true)]),
+            any,
+            "its greatest time is 5, it is 4",
+        ),
+        (
+            "a greatest time that is too small",
+            of_records(&[(0, 6, true), (1, 3, true)]),
+            any,
+            "its greatest time is 5, it is 6",
+        ),
+    ];
+    let mut scratch = Scratch::default();
+    for (name, mut bytes, accept, words) in cases {
+        seal(&mut bytes);
+        validate_shallow(&bytes, 1 << 20).expect(name);
+        let found =
+            validate_deep(&bytes, &accept, &mut scratch).and_then(|found| found.unchanged());
+        let error = found.expect_err(name);
+        assert!(error.to_string().contains(words), "{name}: {error}");
+    }
+    let keyless = of_records(&[(0, 5, false), (1, 4, false)]);
+    for (bytes, accept) in [(&legal, any), (&legal, compacted), (&legal, times), (&keyless, any)] {
+        let found = validate_deep(bytes, &accept, &mut scratch).expect("legal");
+        assert_eq!(found.unchanged().map(|header| header.record_count), Ok(2));
+    }
+    // A record without a time has none that could be refused.
+    let mut timeless = of_records(&[(0, 0, true)]);
+    timeless[27..43].fill(0xff);
+    seal(&mut timeless);
+    validate_deep(&timeless, &times, &mut scratch).expect("legal").unchanged().expect("-1");
+}
+
+/// Gaps are what compaction leaves: no producer may send them, and every reader takes them.
+#[test]
+fn gaps_are_read() {
     let gap = raw(0, 2, 2, &[12, 0, 0, 0, 1, 1, 0, 12, 0, 0, 4, 1, 1, 0]);
     let gap = BatchRef::parse(&gap).expect("whole");
-    let mut scratch = Scratch::default();
-    assert_eq!(gap.records(&mut scratch).expect("plain").flatten().count(), 2, "can be read");
-    let error = validate_records(&gap, false, &mut scratch).expect_err("a gap");
-    assert!(error.to_string().starts_with("record 1 of the batch: its offset"), "{error}");
+    assert_eq!(gap.records(&mut Scratch::default()).expect("plain").flatten().count(), 2);
+}
 
-    let keyless = raw(0, 0, 1, &[12, 0, 0, 0, 1, 1, 0]);
-    let keyless = BatchRef::parse(&keyless).expect("whole");
-    validate_records(&keyless, false, &mut scratch)
-        .expect("legal in a topic that is not compacted");
-    let error = validate_records(&keyless, true, &mut scratch).expect_err("no key");
-    assert!(error.to_string().contains("no key"), "{error}");
+/// A foreign batch of 1 MiB at most may hold 16 MiB, whatever the scratch would take.
+#[test]
+fn the_deep_walk_decompresses_no_more_than_the_topic_allows() {
+    for compression in codecs().into_iter().skip(1) {
+        let mut builder = BatchBuilder::new(compression, 512);
+        builder.push(0, None, Some(&vec![0; 600_000]), &[]).expect("small");
+        let batch = builder.finish(ProducerIdentity::NONE, -1, false).expect("one");
+        let mut scratch = Scratch::default();
+        // Sixteen times this is more than the record takes.
+        let enough = Accept::up_to(batch.len().max(40_000));
+        validate_deep(&batch, &enough, &mut scratch).expect("within its limit");
+        if batch.len() * 16 >= 600_000 {
+            continue;
+        }
+        let error = validate_deep(&batch, &Accept::up_to(batch.len()), &mut scratch);
+        let (codec, limit) = (Codec::from(compression), batch.len() * 16);
+        assert_eq!(error, Err(CompressionError::TooLarge { codec, limit }.into()));
+    }
 }
 
 #[test]
@@ -318,12 +443,30 @@ fn the_limit_follows_the_topics_and_ends_somewhere() {
 }
 
 /// Streams that decompress to far more than they take.
-#[cfg(any(feature = "lz4", feature = "zstd"))]
 #[test]
 fn decompression_stops_at_its_limit() {
     const SIZE: usize = 8 << 20;
     let zeros = vec![0; SIZE];
     let mut bombs: Vec<(&str, Codec, Vec<u8>)> = Vec::new();
+    #[cfg(feature = "gzip")]
+    {
+        use std::io::Write;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&zeros).expect("to memory");
+        bombs.push(("gzip", Codec::Gzip, encoder.finish().expect("to memory")));
+    }
+    #[cfg(feature = "snappy")]
+    {
+        let block = snap::raw::Encoder::new().compress_vec(&zeros).expect("zeros");
+        let half = snap::raw::Encoder::new().compress_vec(&zeros[..SIZE / 2]).expect("zeros");
+        let mut framed = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".to_vec();
+        for _ in 0..2 {
+            framed.extend_from_slice(&(half.len() as i32).to_be_bytes());
+            framed.extend_from_slice(&half);
+        }
+        bombs.push(("snappy", Codec::Snappy, block));
+        bombs.push(("snappy, framed", Codec::Snappy, framed));
+    }
     #[cfg(feature = "lz4")]
     {
         use std::io::Write;
@@ -345,7 +488,7 @@ fn decompression_stops_at_its_limit() {
         bombs.push(("zstd without", Codec::Zstd, streamed));
     }
     for (name, codec, stream) in bombs {
-        assert!(stream.len() < SIZE / 100, "{name}: {}", stream.len());
+        assert!(stream.len() < SIZE / 20, "{name}: {}", stream.len());
         let batch = raw(i16::from(codec.code()), 0, 1, &stream);
         let batch = BatchRef::parse(&batch).expect(name);
         for limit in [0, 1, 1000, 1 << 20, SIZE - 1] {
@@ -382,6 +525,39 @@ fn streams_that_are_not_exactly_one_frame_are_refused() {
         encoder.write_all(b"text").expect("to memory");
         cases.push(("lz4, linked".into(), Codec::Lz4, encoder.finish().expect("to memory")));
     }
+    #[cfg(feature = "gzip")]
+    for (name, at, byte) in
+        [("reserved flag", 3, 0x80), ("no deflate", 2, 7), ("extra", 3, 4), ("name", 3, 8)]
+    {
+        let mut stream = good(Compression::Gzip)[HEADER_LEN..].to_vec();
+        stream[at] = byte;
+        cases.push((format!("gzip, {name}"), Codec::Gzip, stream));
+    }
+    #[cfg(feature = "gzip")]
+    for from_end in 1..=8 {
+        let mut stream = good(Compression::Gzip)[HEADER_LEN..].to_vec();
+        let at = stream.len() - from_end;
+        stream[at] ^= 1;
+        cases.push((format!("gzip, trailer {from_end}"), Codec::Gzip, stream));
+    }
+    #[cfg(feature = "snappy")]
+    {
+        let stream = good(Compression::Snappy)[HEADER_LEN..].to_vec();
+        let with = |length: i32| [&stream[..16], &length.to_be_bytes(), &stream[20..]].concat();
+        cases.push(("snappy, negative length".into(), Codec::Snappy, with(-1)));
+        cases.push(("snappy, length 0".into(), Codec::Snappy, with(0)));
+        cases.push(("snappy, length too large".into(), Codec::Snappy, with(i32::MAX)));
+        cases.push(("snappy, half a header".into(), Codec::Snappy, stream[..12].to_vec()));
+        cases.push(("snappy, empty".into(), Codec::Snappy, vec![0xff, 0xff, 0xff, 0xff, 0x0f]));
+    }
+    #[cfg(feature = "lz4")]
+    for (name, at, byte) in
+        [("version", 4, 0xa0), ("dictionary", 4, 0x61), ("block size", 5, 0x30), ("sum", 6, 0)]
+    {
+        let mut stream = good(Compression::Lz4)[HEADER_LEN..].to_vec();
+        stream[at] = byte;
+        cases.push((format!("lz4, {name}"), Codec::Lz4, stream));
+    }
     for (name, codec, stream) in cases {
         let batch = raw(i16::from(codec.code()), 0, 1, &stream);
         let batch = BatchRef::parse(&batch).expect(&name);
@@ -391,4 +567,70 @@ fn streams_that_are_not_exactly_one_frame_are_refused() {
             "{name}: {found}"
         );
     }
+}
+
+/// Frames of shapes that Kafka's clients do not write, and its readers take.
+#[cfg(feature = "lz4")]
+#[test]
+fn every_lz4_frame_of_independent_blocks_is_read_and_its_sums_are_checked() {
+    use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
+    use std::io::Write;
+    let mut content = vec![0; 600_000];
+    content.iter_mut().zip(0_u32..).for_each(|(byte, i)| *byte = (i.wrapping_mul(i) >> 7) as u8);
+    let plain = [&[0x80, 0xa0, 0x49][..], &content].concat();
+    for size in [BlockSize::Max64KB, BlockSize::Max256KB, BlockSize::Max1MB, BlockSize::Max4MB] {
+        for sums in [false, true] {
+            let frame = FrameInfo::new()
+                .block_size(size)
+                .block_checksums(sums)
+                .content_checksum(sums)
+                .content_size(Some(plain.len() as u64));
+            let mut encoder = FrameEncoder::with_frame_info(frame, Vec::new());
+            encoder.write_all(&plain).expect("to memory");
+            let stream = encoder.finish().expect("to memory");
+            let name = format!("{size:?}, {sums}");
+            let outcome = |stream: &[u8]| {
+                let batch = raw(3, 0, 1, stream);
+                let batch = BatchRef::parse(&batch).expect("whole");
+                let mut scratch = Scratch::default();
+                batch
+                    .records(&mut scratch)
+                    .map(|records| records.size_hint())
+                    .map_err(|e| e.to_string())
+            };
+            outcome(&stream).expect(&name);
+            // The content size is in the descriptor, whose sum finds it changed.
+            let mut changed = stream.clone();
+            changed[6] ^= 1;
+            assert!(outcome(&changed).is_err_and(|e| e.contains("sum of its header")), "{name}");
+            // Without its end mark (and the sum behind it) it is not whole.
+            let end = stream.len() - if sums { 8 } else { 4 };
+            assert!(outcome(&stream[..end]).is_err_and(|e| e.contains("ends within")), "{name}");
+            if sums {
+                for (at, what) in
+                    [(stream.len() - 1, "sum of its content"), (end - 1, "sum of a block")]
+                {
+                    let mut changed = stream.clone();
+                    changed[at] ^= 1;
+                    assert!(outcome(&changed).is_err_and(|e| e.contains(what)), "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// gzip's optional parts, as the command writes them.
+#[cfg(feature = "gzip")]
+#[test]
+fn gzip_members_with_names_and_comments_are_read() {
+    use std::io::Write;
+    let builder = flate2::GzBuilder::new().filename("records").comment("of a batch").extra("extra");
+    let mut encoder = builder.write(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&[12, 0, 0, 0, 1, 1, 0]).expect("to memory");
+    let stream = encoder.finish().expect("to memory");
+    let batch = raw(1, 0, 1, &stream);
+    let batch = BatchRef::parse(&batch).expect("whole");
+    let mut scratch = Scratch::default();
+    let records = batch.records(&mut scratch).expect("opens");
+    assert_eq!(records.map(|record| record.expect("whole").offset).collect::<Vec<_>>(), [0]);
 }

@@ -5,12 +5,13 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use thalweg_core::batch::{
-    BatchBuilder, BatchRef, HEADER_LEN, Scratch, batches, size_of_record, stamp, validate,
-    validate_records,
+    Accept, BatchBuilder, BatchRef, HEADER_LEN, Scratch, batches, size_of_record, stamp,
+    stamp_time, validate_deep, validate_shallow,
 };
+use thalweg_core::compress::Codec;
 use thalweg_core::config::Compression;
 use thalweg_core::ids::ProducerIdentity;
-use thalweg_core::record::Record;
+use thalweg_core::record::{Record, TimestampType};
 
 type Header = (Vec<u8>, Option<Vec<u8>>);
 
@@ -24,14 +25,9 @@ struct Parts {
 
 /// The codecs of this build.
 fn codecs() -> Vec<Compression> {
-    let mut codecs = vec![Compression::None];
-    if cfg!(feature = "lz4") {
-        codecs.push(Compression::Lz4);
-    }
-    if cfg!(feature = "zstd") {
-        codecs.push(Compression::Zstd);
-    }
-    codecs
+    use Compression::{Gzip, Lz4, None, Snappy, Zstd};
+    let all = [None, Gzip, Snappy, Lz4, Zstd].into_iter();
+    all.filter(|compression| Codec::from(*compression).check_supported().is_ok()).collect()
 }
 
 /// Bytes whose lengths are near the ends of one- and two-byte lengths, too.
@@ -97,11 +93,15 @@ proptest! {
                 }
                 let mut batch = batch.to_vec();
                 stamp(batch.first_chunk_mut().expect("a header"), next_offset, 4);
-                let header = validate(&batch, batch.len()).expect("legal after stamping");
+                let header = validate_shallow(&batch, batch.len()).expect("legal after stamping");
+                let deep = validate_deep(&batch, &Accept::up_to(1 << 20), &mut scratch);
+                prop_assert_eq!(deep.expect("legal").unchanged(), Ok(header));
                 prop_assert_eq!(header.max_timestamp, group.iter().map(|p| p.timestamp).max().expect("one"));
                 prop_assert_eq!(header.last_sequence(), sequence.wrapping_add(group.len() as i32 - 1) & i32::MAX);
-                let parsed = BatchRef::parse(&batch).expect("whole");
-                validate_records(&parsed, false, &mut scratch).expect("contiguous");
+                let mut stamped = batch.clone();
+                stamp_time(stamped.first_chunk_mut().expect("a header"), TimestampType::LogAppendTime, 77);
+                BatchRef::parse(&stamped).expect("whole").check_crc().expect("the new sum fits");
+                prop_assert!(read(&stamped, &mut scratch).iter().all(|(_, parts)| parts.timestamp == 77));
                 next_offset = header.next_offset();
                 log.extend_from_slice(&batch);
             }
@@ -214,4 +214,28 @@ fn an_empty_batch_is_refused_and_nothing_is_lost_by_it() {
     assert!(error.to_string().contains("at least one"), "{error}");
     builder.push(1, None, Some(b"v"), &[]).expect("small");
     assert_eq!(builder.finish(ProducerIdentity::NONE, -1, false).expect("one").len(), 61 + 8);
+}
+
+/// Sections larger than any codec's block, that compress well and that do not.
+#[test]
+fn sections_of_many_blocks_round_trip() {
+    let noise = |i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8;
+    let mut scratch = Scratch::default();
+    for compression in codecs() {
+        // The builder's buffers are of the larger sections when the smaller ones come.
+        let mut builder = BatchBuilder::new(compression, 512);
+        for len in [300_000, 131_072, 65_536, 32_768, 1000, 0] {
+            for value in [vec![b'x'; len], (0..len as u32).map(noise).collect()] {
+                let parts = Parts { timestamp: 1, key: None, value: Some(value), headers: vec![] };
+                push(&mut builder, &parts);
+                let batch = builder.finish(ProducerIdentity::NONE, -1, false).expect("one");
+                assert!(
+                    batch.len() < len + len / 100 + 200,
+                    "{compression:?} {len} {}",
+                    batch.len()
+                );
+                assert!(read(&batch, &mut scratch) == [(0, parts)], "{compression:?} {len}");
+            }
+        }
+    }
 }

@@ -18,8 +18,13 @@ use crate::Outcome;
 
 /// 2023-11-14T22:13:20Z.
 const T0: Timestamp = 1_700_000_000_000;
-const CODECS: [(&str, Compression); 3] =
-    [("none", Compression::None), ("lz4", Compression::Lz4), ("zstd", Compression::Zstd)];
+const CODECS: [(&str, Compression); 5] = [
+    ("none", Compression::None),
+    ("gzip", Compression::Gzip),
+    ("snappy", Compression::Snappy),
+    ("lz4", Compression::Lz4),
+    ("zstd", Compression::Zstd),
+];
 const BATCH_BYTES: usize = 1 << 20;
 
 type Headers<'a> = [(&'a [u8], Option<&'a [u8]>)];

@@ -31,7 +31,7 @@ use crate::varint::{
 const RECORD_OVERHEAD_MAX: usize = 1 + VARLONG_LEN_MAX + 5 * VARINT_LEN_MAX;
 
 /// The largest batch there is: its length must fit 32 bits.
-const BATCH_LEN_MAX: usize = i32::MAX as usize;
+pub(super) const BATCH_LEN_MAX: usize = i32::MAX as usize;
 
 /// The most bytes that a record of these parts adds to a batch before compression.
 pub fn size_of_record(
@@ -61,7 +61,7 @@ impl BatchBuilder {
     pub fn new(compression: Compression, capacity: usize) -> Self {
         Self {
             codec: compression.into(),
-            compressor: Compressor::new(compression),
+            compressor: Compressor::new(compression.into()),
             capacity: capacity.max(HEADER_LEN),
             buffer: BytesMut::new(),
             count: 0,

@@ -6,11 +6,14 @@
 //! ```
 //!
 //! Always true here: a parsed header has magic 2, a length of at least 49, and counts that are not
-//! negative; nothing else of it is promised. Offsets computed from it never overflow.
+//! negative; nothing else of it is promised. Offsets computed from it never overflow. A batch gets its
+//! place without a new sum; only a new time needs one.
 
-use super::{BatchError, CRC_FROM, HEADER_LEN, LENGTH_END, crc32c};
+use super::sum::{crc32c, resum};
+use super::{BatchError, CRC_FROM, HEADER_LEN, LENGTH_END};
 use crate::compress::{Codec, CompressionError};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp};
+use crate::record::TimestampType;
 
 const MAGIC: i8 = 2;
 const LENGTH_MIN: i32 = (HEADER_LEN - LENGTH_END) as i32;
@@ -52,6 +55,15 @@ impl Attributes {
         self.0 & LOG_APPEND_TIME != 0
     }
 
+    /// Whose time the records carry.
+    pub fn timestamp_type(self) -> TimestampType {
+        if self.log_append_time() {
+            TimestampType::LogAppendTime
+        } else {
+            TimestampType::CreateTime
+        }
+    }
+
     /// Whether the batch is part of a transaction.
     pub fn transactional(self) -> bool {
         self.0 & TRANSACTIONAL != 0
@@ -65,6 +77,16 @@ impl Attributes {
     /// Whether the base timestamp is the time from which compaction may remove tombstones.
     pub fn delete_horizon(self) -> bool {
         self.0 & DELETE_HORIZON != 0
+    }
+
+    /// The same with the delete horizon.
+    pub(super) fn with_delete_horizon(self) -> Self {
+        Self(self.0 | DELETE_HORIZON)
+    }
+
+    /// What stays of them when no record does: neither a stream nor a horizon.
+    pub(super) fn emptied(self) -> Self {
+        Self(self.0 & !(CODEC_BITS | DELETE_HORIZON))
     }
 }
 
@@ -83,9 +105,10 @@ pub struct BatchHeader {
     pub attributes: Attributes,
     /// The distance from the first offset to the last.
     pub last_offset_delta: i32,
-    /// What the records' times are relative to: the first one's time, -1 in a batch without records.
+    /// What the records' times are relative to: the first one's time, or the delete horizon where the
+    /// attributes say so; -1 in a batch without records.
     pub base_timestamp: Timestamp,
-    /// The greatest time of its records.
+    /// The greatest time of its records, or the time of all of them where the attributes say so.
     pub max_timestamp: Timestamp,
     /// Who wrote it.
     pub producer: ProducerIdentity,
@@ -99,11 +122,12 @@ impl BatchHeader {
     /// Reads the header at the front of `bytes`; the records need not be there.
     ///
     /// # Errors
-    /// [`BatchError::Truncated`] below 61 bytes, [`BatchError::Magic`], [`BatchError::Length`],
-    /// and [`BatchError::Count`] or [`BatchError::OffsetDeltas`] for negative counts.
+    /// [`BatchError::Truncated`] below 61 bytes, [`BatchError::OldFormat`] for magic 0 and 1,
+    /// [`BatchError::Magic`] for others but 2, [`BatchError::Length`], and [`BatchError::Count`] or [`BatchError::OffsetDeltas`] for negative counts.
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
         // The version first: shorter formats of other versions are named as such.
         match bytes.get(16) {
+            Some(&magic @ (0 | 1)) => return Err(BatchError::OldFormat(magic as i8)),
             Some(&magic) if magic as i8 != MAGIC => return Err(BatchError::Magic(magic as i8)),
             _ => {}
         }
@@ -191,6 +215,11 @@ impl BatchHeader {
         self.attributes.transactional()
     }
 
+    /// The time from which compaction may remove the batch's tombstones, or its marker (KIP-534).
+    pub fn delete_horizon(&self) -> Option<Timestamp> {
+        self.attributes.delete_horizon().then_some(self.base_timestamp)
+    }
+
     pub(super) fn bad_deltas(&self, what: &'static str) -> BatchError {
         BatchError::OffsetDeltas {
             last_offset_delta: self.last_offset_delta,
@@ -204,6 +233,24 @@ impl BatchHeader {
 pub fn stamp(header: &mut [u8; HEADER_LEN], base_offset: Offset, leader_epoch: LeaderEpoch) {
     header[0..8].copy_from_slice(&base_offset.to_be_bytes());
     header[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+}
+
+/// Gives a batch that was validated the time of its append, or, as Kafka does with a producer that
+/// tells another, its true greatest time ([`super::Validated::max_timestamp`]): sets the type and the
+/// greatest time, and makes the sum fit without reading the records, which are not needed here.
+pub fn stamp_time(header: &mut [u8; HEADER_LEN], kind: TimestampType, max_timestamp: Timestamp) {
+    let before = *header;
+    let attributes = i16::from_be_bytes(field(header, 21));
+    let attributes = match kind {
+        TimestampType::CreateTime => attributes & !LOG_APPEND_TIME,
+        TimestampType::LogAppendTime => attributes | LOG_APPEND_TIME,
+    };
+    header[21..23].copy_from_slice(&attributes.to_be_bytes());
+    header[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    let rest = i32::from_be_bytes(field(header, 8)).saturating_sub(LENGTH_MIN).max(0);
+    let sum = u32::from_be_bytes(field(header, 17));
+    let sum = resum(sum, &before[CRC_FROM..], &header[CRC_FROM..], rest as u32);
+    header[17..21].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Sums a batch whose other bytes are final.

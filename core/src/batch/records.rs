@@ -30,6 +30,7 @@ const RECORD_LEN_MIN: usize = 7;
 /// keeps the memory of the largest section it has seen.
 pub struct Scratch {
     limit: usize,
+    /// As long as the largest section there was; the newest lies at its front.
     section: Vec<u8>,
     decompressor: Decompressor,
 }
@@ -41,17 +42,19 @@ impl Scratch {
         Self { limit, section: Vec::new(), decompressor: Decompressor::default() }
     }
 
-    /// The plain form of a section.
+    /// The plain form of a section; refuses more than `limit` bytes where its own limit allows more.
     pub(super) fn open<'s>(
         &'s mut self,
         codec: Codec,
         section: &'s [u8],
+        limit: usize,
     ) -> Result<&'s [u8], BatchError> {
         if codec == Codec::None {
             return Ok(section);
         }
-        self.decompressor.decompress(codec, section, self.limit, &mut self.section)?;
-        Ok(&self.section)
+        let limit = limit.min(self.limit);
+        let length = self.decompressor.decompress(codec, section, limit, &mut self.section)?;
+        Ok(&self.section[..length])
     }
 }
 
@@ -69,6 +72,13 @@ impl Default for Scratch {
     fn default() -> Self {
         Self::with_limit(DECOMPRESSED_MAX)
     }
+}
+
+/// What rewriting a batch needs of a record beside its parts.
+pub(super) struct Raw<'s> {
+    pub(super) attributes: u8,
+    /// Its bytes behind the time: the offset and what follows.
+    pub(super) tail: &'s [u8],
 }
 
 /// The records of a batch, one by one. Ends after the first error; `None` without one means that the
@@ -113,15 +123,38 @@ impl<'s> Records<'s> {
         self
     }
 
+    /// How many bytes follow the records read so far.
+    pub(super) fn bytes_left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The next record, with its bytes.
     #[inline]
-    fn read_one(&mut self) -> Result<RecordRef<'s>, &'static str> {
+    pub(super) fn next_raw(&mut self) -> Option<Result<(RecordRef<'s>, Raw<'s>), BatchError>> {
+        if self.read < self.count {
+            return match self.read_one() {
+                Ok(record) => {
+                    self.read += 1;
+                    Some(Ok(record))
+                }
+                Err(what) => self.fail(BatchError::Record { index: self.read, what }),
+            };
+        }
+        if self.rest.is_empty() {
+            return None;
+        }
+        self.fail(BatchError::Count { stored: self.count, what: "more bytes follow them" })
+    }
+
+    #[inline]
+    fn read_one(&mut self) -> Result<(RecordRef<'s>, Raw<'s>), &'static str> {
         let (length, rest) = read_varint(self.rest).ok_or("its length cannot be read")?;
         let length = usize::try_from(length).map_err(|_| "its length is negative")?;
         let (body, rest) =
             rest.split_at_checked(length).ok_or("it is longer than what is left of the batch")?;
-        let (_attributes, body) = body.split_first().ok_or("it is empty")?;
-        let (timestamp_delta, body) = read_varlong(body).ok_or("its time cannot be read")?;
-        let (offset_delta, body) = read_varint(body).ok_or("its offset cannot be read")?;
+        let (&attributes, body) = body.split_first().ok_or("it is empty")?;
+        let (timestamp_delta, tail) = read_varlong(body).ok_or("its time cannot be read")?;
+        let (offset_delta, body) = read_varint(tail).ok_or("its offset cannot be read")?;
         let (key, body) = read_nullable(body).ok_or("its key is longer than the record")?;
         let (value, body) = read_nullable(body).ok_or("its value is longer than the record")?;
         let (count, body) = read_varint(body).ok_or("its header count cannot be read")?;
@@ -136,7 +169,7 @@ impl<'s> Records<'s> {
         }
         self.previous_delta = offset_delta;
         self.rest = rest;
-        Ok(RecordRef {
+        let record = RecordRef {
             offset: self.base_offset.saturating_add(i64::from(offset_delta)),
             // Wrapping undoes what the writer's wrapping subtraction did, whatever the times were.
             timestamp: self
@@ -145,7 +178,8 @@ impl<'s> Records<'s> {
             key,
             value,
             headers,
-        })
+        };
+        Ok((record, Raw { attributes, tail }))
     }
 
     fn fail<T>(&mut self, error: BatchError) -> Option<Result<T, BatchError>> {
@@ -160,21 +194,13 @@ impl<'s> Iterator for Records<'s> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        while self.read < self.count {
-            match self.read_one() {
-                Ok(record) => {
-                    self.read += 1;
-                    if record.offset >= self.from {
-                        return Some(Ok(record));
-                    }
-                }
-                Err(what) => return self.fail(BatchError::Record { index: self.read, what }),
+        loop {
+            match self.next_raw()? {
+                Ok((record, _)) if record.offset < self.from => {}
+                Ok((record, _)) => return Some(Ok(record)),
+                Err(error) => return Some(Err(error)),
             }
         }
-        if self.rest.is_empty() {
-            return None;
-        }
-        self.fail(BatchError::Count { stored: self.count, what: "more bytes follow them" })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -9,8 +9,10 @@
 //!   seen        .      x      .      x      .        x
 //! ```
 //!
-//! Always true here: a batch of an aborted transaction and a control batch are never given out; every
-//! other batch is, in order. An aborted transaction ends at its ABORT marker (of the same producer and
+//! Always true here: nothing that a batch says about itself is believed before its sum was checked, so
+//! that a flipped bit is an error and never a batch that silently is not there; a batch of an aborted
+//! transaction and a control batch are never given out; every other batch is, in order and verified,
+//! one without records too. An aborted transaction ends at its ABORT marker (of the same producer and
 //! of an epoch not below its records': under KIP-890 the marker's is one above), or behind the offset
 //! of the marker where compaction removed it.
 //!
@@ -30,6 +32,8 @@ pub struct Visible<'a> {
     /// Those that the batches are in the middle of.
     open: Vec<Open>,
     from: Offset,
+    /// The last offset of the batch before; -1 before the first, since no offset is negative.
+    previous: Offset,
 }
 
 #[derive(Debug)]
@@ -45,7 +49,7 @@ impl<'a> Visible<'a> {
     /// one given, records before `from` are left out with [`super::Records::starting_at`].
     pub fn new(bytes: &'a [u8], aborted: &'a [AbortedTransaction], from: Offset) -> Self {
         debug_assert!(aborted.is_sorted_by_key(|aborted| aborted.first_offset));
-        Self { batches: batches(bytes), ahead: aborted, open: Vec::new(), from }
+        Self { batches: batches(bytes), ahead: aborted, open: Vec::new(), from, previous: -1 }
     }
 
     /// Notes which aborted transactions have begun, and which are over, when `batch` comes.
@@ -77,6 +81,25 @@ impl<'a> Visible<'a> {
         }
     }
 
+    /// The next batch, verified, if it may be seen.
+    fn look(&mut self, batch: BatchRef<'a>) -> Result<Option<BatchRef<'a>>, BatchError> {
+        let batch = batch.verified()?;
+        // The first offset lies before the bytes that are summed: what can be said about it is that
+        // offsets rise.
+        let base_offset = batch.header.base_offset;
+        if base_offset <= self.previous {
+            return Err(BatchError::Order { base_offset, previous: self.previous });
+        }
+        self.previous = batch.header.last_offset();
+        self.advance(&batch);
+        if batch.header.is_control() {
+            self.control(&batch)?;
+            return Ok(None);
+        }
+        let seen = !self.is_aborted(&batch) && batch.header.last_offset() >= self.from;
+        Ok(seen.then_some(batch))
+    }
+
     /// Lets an ABORT marker end its transaction.
     fn control(&mut self, batch: &BatchRef<'_>) -> Result<(), BatchError> {
         if self.open.is_empty() {
@@ -99,18 +122,14 @@ impl<'a> Iterator for Visible<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let batch = match self.batches.next()? {
-                Ok(batch) => batch,
-                Err(error) => return Some(Err(error)),
-            };
-            self.advance(&batch);
-            if batch.header.is_control() {
-                if let Err(error) = self.control(&batch) {
+            let batch = self.batches.next()?;
+            match batch.and_then(|batch| self.look(batch)) {
+                Ok(Some(batch)) => return Some(Ok(batch)),
+                Ok(None) => {}
+                Err(error) => {
                     self.batches = batches(&[]);
                     return Some(Err(error));
                 }
-            } else if !self.is_aborted(&batch) && batch.header.last_offset() >= self.from {
-                return Some(Ok(batch));
             }
         }
     }

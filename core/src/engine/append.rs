@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::handle::PartitionHandle;
-use crate::batch::{self, BatchBuilder, BatchHeader, BatchRef, Scratch};
+use crate::batch::{self, Accept, BatchBuilder, BatchHeader, Scratch, Validated};
 use crate::client::log::{Ack, Appended};
 use crate::config::{Compression, Level};
 use crate::coordinator::CoordinatorRecord;
@@ -34,11 +34,14 @@ impl<D: Disk> Inner<D> {
         if handle.internal {
             return Err(Error::invalid(format!("{at} is internal: only the log writes there")));
         }
-        let header = batch::validate(bytes, handle.max_message_bytes).map_err(Error::from)?;
-        if handle.compact {
-            let batch = BatchRef::parse(bytes).map_err(Error::from)?;
-            batch::validate_records(&batch, true, &mut Scratch::default()).map_err(Error::from)?;
-        }
+        let header = if handle.compact {
+            let accept = Accept { compacted: true, ..Accept::up_to(handle.max_message_bytes) };
+            let validated = batch::validate_deep(bytes, &accept, &mut Scratch::default());
+            validated.and_then(Validated::unchanged)
+        } else {
+            batch::validate_shallow(bytes, handle.max_message_bytes)
+        };
+        let header = header.map_err(Error::from)?;
         self.check_space(bytes.len())?;
         if header.is_transactional() {
             let id = transactional_id.ok_or_else(|| {
