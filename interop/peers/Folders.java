@@ -38,6 +38,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  *   golden BROKER STAGE           writes what the golden folders hold; stage 1, 2 or 3
  *   records BROKER ISOLATION      every record of every topic that is not internal, one JSON object a line
  *   questions BROKER              what may be asked of these topics, a line each (see ask)
+ *   append BROKER TOPIC           one more record in partition 0, by a new producer, and where it is found afterwards: an offset
  *   coordinators BROKER           "group GROUP TOPIC PARTITION OFFSET EPOCH METADATA" and "transaction ID STATE", a line each
  *   ask BROKER FILE               the lines of FILE, cut to their first four words, and the broker's answers:
  *
@@ -63,6 +64,7 @@ public final class Folders {
             case "golden" -> golden(broker, Integer.parseInt(args[2]));
             case "records" -> records(broker, args[2]);
             case "questions" -> questions(broker);
+            case "append" -> append(broker, new TopicPartition(args[2], 0));
             case "coordinators" -> coordinators(broker);
             case "ask" -> ask(broker, Files.readAllLines(Path.of(args[2])));
             default -> throw new IllegalArgumentException(args[0]);
@@ -202,6 +204,24 @@ public final class Folders {
                 };
                 OUT.println(String.join(" ", word[0], word[1], word[2], word[3], answer));
             }
+        }
+    }
+
+    static void append(String broker, TopicPartition at) throws Exception {
+        var to = producer(broker, "none", null);
+        var sent = to.send(new ProducerRecord<>(at.topic(), at.partition(), null, bytes("appended")));
+        to.flush();
+        sent.get();
+        try (var consumer = consumer(broker, "read_uncommitted")) {
+            long end = begin(consumer, at);
+            consumer.seekToBeginning(List.of(at));
+            String found = "none";
+            while (consumer.position(at) < end) {
+                for (var record : consumer.poll(Duration.ofSeconds(1))) {
+                    if ("appended".equals(new String(record.value(), StandardCharsets.UTF_8))) found = "" + record.offset();
+                }
+            }
+            OUT.println(found);
         }
     }
 

@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use thalweg_core::batch::{BatchRef, batches};
 use thalweg_core::ids::Offset;
@@ -39,14 +38,14 @@ pub(crate) struct Segment<'a> {
 impl Folder {
     /// After a clean stop, and after kill -9.
     pub(crate) fn all() -> [Self; 2] {
-        ["clean", "killed"].map(Self::unpack)
+        [
+            Self::unpack("clean", include_bytes!("../golden/kafka-4.3.1/clean.tar.zst")),
+            Self::unpack("killed", include_bytes!("../golden/kafka-4.3.1/killed.tar.zst")),
+        ]
     }
 
-    fn unpack(name: &'static str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("tests/golden/kafka-4.3.1/{name}.tar.zst"));
-        let packed = std::fs::read(&path).expect("the golden folders are beside the tests");
-        let tar = zstd::stream::decode_all(&packed[..]).expect("a zstd frame");
+    fn unpack(name: &'static str, packed: &[u8]) -> Self {
+        let tar = zstd::stream::decode_all(packed).expect("a zstd frame");
         let mut files = BTreeMap::new();
         let mut rest = &tar[..];
         while rest.first().is_some_and(|&first| first != 0) {
