@@ -34,8 +34,12 @@ impl<D: Disk> Inner<D> {
         if handle.internal {
             return Err(Error::invalid(format!("{at} is internal: only the log writes there")));
         }
-        let header = batch::validate(bytes, handle.max_message_bytes).map_err(Error::from)?;
-        if handle.compact {
+        let (max_bytes, compacts) = {
+            let config = handle.config.load();
+            (config.max_message_bytes as usize, config.cleanup.compacts())
+        };
+        let header = batch::validate(bytes, max_bytes).map_err(Error::from)?;
+        if compacts {
             let batch = BatchRef::parse(bytes).map_err(Error::from)?;
             batch::validate_records(&batch, true, &mut Scratch::default()).map_err(Error::from)?;
         }
@@ -76,7 +80,10 @@ impl<D: Disk> Inner<D> {
         if handle.view.level == Level::Os {
             handle.changed.notify_waiters();
         }
-        if rolled {
+        let due = handle.config.load().flush_messages.is_some_and(|most| {
+            stored.next_offset.saturating_sub(handle.durable_end()).cast_unsigned() >= most
+        });
+        if rolled || due {
             // Whatever the level: the recovery point follows the segments.
             self.request_sync(handle);
         }
