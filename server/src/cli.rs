@@ -13,6 +13,7 @@
 
 mod args;
 mod consume;
+mod delete_records;
 mod dump;
 mod failure;
 mod format;
@@ -28,6 +29,7 @@ mod read;
 mod session;
 mod signals;
 mod topics;
+mod transactions;
 mod write;
 
 use std::io::{IsTerminal, Write};
@@ -66,9 +68,11 @@ fn run(arguments: Arguments) -> Outcome {
     let data = arguments.data;
     match arguments.command {
         Command::Topics(command) => topics::run(&data, command),
-        Command::Produce(options) => produce::run(&data, options),
+        Command::Produce(options) => produce::run(&data, &options),
         Command::Consume(options) => consume::run(&data, options),
+        Command::DeleteRecords(options) => delete_records::run(&data, &options),
         Command::Groups(command) => groups::run(&data, command),
+        Command::Transactions(command) => transactions::run(&data, command),
         Command::Dump(options) => dump::run(&options),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { command } => pages::man(&command),

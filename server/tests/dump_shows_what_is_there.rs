@@ -23,8 +23,16 @@ fn partition() -> (Shell, std::path::PathBuf) {
     let shell = Shell::with_topic("t", 1);
     shell.feed(&["produce", "t"], b"a\nb\n").expect(0);
     shell.feed(&["produce", "t", "--compression", "lz4"], b"c\n").expect(0);
-    let transactions =
-        ["produce", "t", "--transactional-id", "x", "--transaction-size", "1", "--abort-every", "2"];
+    let transactions = [
+        "produce",
+        "t",
+        "--transactional-id",
+        "x",
+        "--transaction-size",
+        "1",
+        "--abort-every",
+        "2",
+    ];
     shell.feed(&transactions, b"d\ne\n").expect(0);
     let folder = shell.data.join("log/t-0");
     (shell, folder)
@@ -102,13 +110,23 @@ fn broken_files_are_named_and_the_rest_is_shown() {
         ("00000000000000000100.txnindex", vec![1; 34], 9, "version 257"),
         ("00000000000000000100.snapshot", vec![0; 5], 9, "at least 10"),
         ("00000000000000000100.snapshot", vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 0], 9, "CRC-32C"),
-        ("leader-epoch-checkpoint", b"0\n2\n0 0\n3 17\n".to_vec(), 0, r#""epoch":3,"start_offset":17"#),
+        (
+            "leader-epoch-checkpoint",
+            b"0\n2\n0 0\n3 17\n".to_vec(),
+            0,
+            r#""epoch":3,"start_offset":17"#,
+        ),
         ("leader-epoch-checkpoint", b"".to_vec(), 0, ""),
         ("leader-epoch-checkpoint", b"1\n0\n".to_vec(), 9, "version"),
         ("leader-epoch-checkpoint", b"0\n2\n0 0\n".to_vec(), 9, "2 entries, and there are 1"),
         ("leader-epoch-checkpoint", b"0\n1\n0 x\n".to_vec(), 9, "is not epoch start_offset"),
         ("leader-epoch-checkpoint", b"\xff".to_vec(), 9, "no text"),
-        ("recovery-point-offset-checkpoint", b"0\n1\na-b 3 9\n".to_vec(), 0, r#""topic":"a-b","partition":3,"offset":9"#),
+        (
+            "recovery-point-offset-checkpoint",
+            b"0\n1\na-b 3 9\n".to_vec(),
+            0,
+            r#""topic":"a-b","partition":3,"offset":9"#,
+        ),
         ("partition.metadata", b"version: 0\ntopic_id: x".to_vec(), 9, "topic_id"),
         ("flushed-offset", vec![1; 1024], 9, "neither"),
         ("00000000000000000000.log", vec![], 0, ""),

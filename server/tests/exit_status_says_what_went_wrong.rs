@@ -26,7 +26,15 @@ fn wrong_arguments_are_usage_errors_and_touch_nothing() {
         (&["topics", "create", "t", "-c", "segment.bytes=x"], "segment.bytes"),
         (&["topics", "create", "t", "-c", "segment.bytes=1"], "segment.bytes"),
         (
-            &["topics", "create", "t", "-c", "cleanup.policy=delete", "-c", "cleanup.policy=compact"],
+            &[
+                "topics",
+                "create",
+                "t",
+                "-c",
+                "cleanup.policy=delete",
+                "-c",
+                "cleanup.policy=compact",
+            ],
             "twice",
         ),
         (&["produce"], "<TOPIC>"),
@@ -38,7 +46,10 @@ fn wrong_arguments_are_usage_errors_and_touch_nothing() {
         (&["produce", "t", "--transactional-id", "x"], "--transaction-size"),
         (&["produce", "t", "--transaction-size", "5"], "--transactional-id"),
         (&["produce", "t", "--abort-every", "5"], "--transactional-id"),
-        (&["produce", "t", "--transactional-id", "", "--transaction-size", "5"], "--transactional-id"),
+        (
+            &["produce", "t", "--transactional-id", "", "--transaction-size", "5"],
+            "--transactional-id",
+        ),
         (&["consume", "t", "--from", "first"], "beginning, end, stored"),
         (&["consume", "t", "--from", "@-10"], "@-10m"),
         (&["consume", "t", "--from", "stored"], "--group"),
@@ -107,7 +118,10 @@ fn an_unknown_topic_partition_or_offset_is_named() {
         (&["topics", "delete", "nope"], "nope"),
         (&["produce", "t", "--partition", "2"], "partition 2 of t"),
         (&["consume", "t", "--partition", "2"], "partition 2 of t"),
-        (&["consume", "t", "--from", "3", "--partition", "0"], "offset 3 of t-0 is outside of 0..2"),
+        (
+            &["consume", "t", "--from", "3", "--partition", "0"],
+            "offset 3 of t-0 is outside of 0..2",
+        ),
     ] {
         let said = shell.run(arguments).expect(3);
         assert!(said.err.contains(wanted), "{arguments:?}: {}", said.err);
@@ -163,7 +177,9 @@ fn a_closed_pipe_ends_silently() {
     let shell = Shell::with_topic("t", 1);
     let many = b"a line of some length that fills a pipe sooner or later\n".repeat(20_000);
     shell.feed(&["produce", "t"], &many).expect(0);
-    for arguments in [&["consume", "t"][..], &["consume", "t", "--json"], &["consume", "t", "--follow"]] {
+    for arguments in
+        [&["consume", "t"][..], &["consume", "t", "--json"], &["consume", "t", "--follow"]]
+    {
         let mut child = shell.start(arguments);
         let mut some = [0; 100];
         let mut stdout = child.stdout.take().expect("it is a pipe");
@@ -242,7 +258,8 @@ fn signals_are_told_and_what_was_read_is_kept() {
         send(&producer);
         end(producer).expect(status);
 
-        let mut consumer = shell.start(&["consume", "t", "--follow", "--group", "g", "--from", "beginning"]);
+        let mut consumer =
+            shell.start(&["consume", "t", "--follow", "--group", "g", "--from", "beginning"]);
         let mut line = String::new();
         let mut stdout = BufReader::new(consumer.stdout.take().expect("it is a pipe"));
         for _ in 0..count {

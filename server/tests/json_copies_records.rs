@@ -112,7 +112,12 @@ fn lines_are_read_as_the_contract_says() {
         (r#"{"value":{"base64":"/w=="}}"#, json!(null), json!({"base64": "/w=="}), json!([])),
         // Bytes that turn out to be text are shown as text.
         (r#"{"value":{"base64":"aGk="}}"#, json!(null), json!("hi"), json!([])),
-        (r#" { "value" : "\u00e9\ud83d\ude00" } "#, json!(null), json!("\u{e9}\u{1f600}"), json!([])),
+        (
+            r#" { "value" : "\u00e9\ud83d\ude00" } "#,
+            json!(null),
+            json!("\u{e9}\u{1f600}"),
+            json!([]),
+        ),
         (
             r#"{"value":"v","headers":{"b":"1","a":null,"b":{"base64":"/w=="}}}"#,
             json!(null),
@@ -125,12 +130,21 @@ fn lines_are_read_as_the_contract_says() {
             json!("v"),
             json!([{"key":"a","value":"1"}]),
         ),
-        (r#"{"value":"v","key":null,"partition":null,"timestamp":null}"#, json!(null), json!("v"), json!([])),
+        (
+            r#"{"value":"v","key":null,"partition":null,"timestamp":null}"#,
+            json!(null),
+            json!("v"),
+            json!([]),
+        ),
     ] {
         shell.feed(&["produce", "t", "--json"], line.as_bytes()).expect(0);
         let all = shell.records("t");
         let last = all.last().expect("it was stored");
-        assert_eq!((&last["key"], &last["value"], &last["headers"]), (&key, &value, &headers), "{line}");
+        assert_eq!(
+            (&last["key"], &last["value"], &last["headers"]),
+            (&key, &value, &headers),
+            "{line}"
+        );
     }
 }
 
@@ -187,9 +201,14 @@ fn bad_lines_are_named_with_line_and_column() {
     assert_eq!(shell.values(&["t"]), ["good"]);
 
     // Without --keep-going the first one ends it; what came before it is stored.
-    let said = shell.feed(&["produce", "t", "--json"], b"{\"value\":\"before\"}\nx\n{\"value\":\"after\"}\n");
+    let said = shell
+        .feed(&["produce", "t", "--json"], b"{\"value\":\"before\"}\nx\n{\"value\":\"after\"}\n");
     let said = said.expect(1);
-    assert!(said.err.contains("line 2, column 1") && said.err.contains("1 records are stored"), "{}", said.err);
+    assert!(
+        said.err.contains("line 2, column 1") && said.err.contains("1 records are stored"),
+        "{}",
+        said.err
+    );
     assert_eq!(shell.values(&["t"]), ["good", "before"]);
 }
 

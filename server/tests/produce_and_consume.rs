@@ -46,8 +46,10 @@ fn records_go_where_they_are_told_or_where_their_key_says() {
         assert_eq!(of_key.len(), 6);
         assert!(of_key.iter().all(|r| r["partition"] == of_key[0]["partition"]), "{of_key:?}");
         // In the order of their lines.
-        let values: Vec<i64> =
-            of_key.iter().map(|r| r["value"].as_str().expect("text").parse().expect("number")).collect();
+        let values: Vec<i64> = of_key
+            .iter()
+            .map(|r| r["value"].as_str().expect("text").parse().expect("number"))
+            .collect();
         assert!(values.is_sorted(), "{values:?}");
     }
     shell.feed(&["produce", "t", "--partition", "2"], b"told\n").expect(0);
@@ -142,8 +144,16 @@ fn every_place_to_begin_is_found() {
 fn the_last_records_are_counted_as_readers_see_them() {
     let shell = Shell::with_topic("t", 1);
     let lines: String = (0..40).map(|n| format!("{n}\n")).collect();
-    let arguments =
-        ["produce", "t", "--transactional-id", "x", "--transaction-size", "4", "--abort-every", "2"];
+    let arguments = [
+        "produce",
+        "t",
+        "--transactional-id",
+        "x",
+        "--transaction-size",
+        "4",
+        "--abort-every",
+        "2",
+    ];
     shell.feed(&arguments, lines.as_bytes()).expect(0);
     // Transactions 2, 4, ... of four records each are aborted; each ends with a marker.
     let seen: Vec<String> = (0..40).filter(|n| n / 4 % 2 == 0).map(|n| n.to_string()).collect();
@@ -165,13 +175,19 @@ fn the_end_of_input_commits_and_a_bad_line_aborts() {
     shell.feed(&transactional, b"a\nb\nc\n").expect(0);
     let json = [&transactional[..], &["--json"]].concat();
     let said = shell.feed(&json, b"{\"value\":\"d\"}\nbad\n").expect(1);
-    assert!(said.err.contains("line 2") && said.err.contains("0 records are committed"), "{}", said.err);
+    assert!(
+        said.err.contains("line 2") && said.err.contains("0 records are committed"),
+        "{}",
+        said.err
+    );
     let mut values = shell.values(&["t"]);
     values.sort();
     assert_eq!(values, ["a", "b", "c"]);
     // A refused line takes no part, also not in the count.
     let keep = [&json[..], &["--keep-going", "--abort-every", "2"]].concat();
-    let lines: String = (0..25).map(|n| if n % 5 == 0 { "bad\n".into() } else { format!("{{\"value\":\"{n:02}\"}}\n") }).collect();
+    let lines: String = (0..25)
+        .map(|n| if n % 5 == 0 { "bad\n".into() } else { format!("{{\"value\":\"{n:02}\"}}\n") })
+        .collect();
     shell.feed(&keep, lines.as_bytes()).expect(8);
     let mut values = shell.values(&["t"]);
     values.sort();
@@ -182,7 +198,8 @@ fn the_end_of_input_commits_and_a_bad_line_aborts() {
 #[test]
 fn a_group_goes_on_where_it_was() {
     let shell = Shell::with_topic("t", 2);
-    let produce = |text: &str| shell.feed(&["produce", "t", "--partition", "1"], text.as_bytes()).expect(0);
+    let produce =
+        |text: &str| shell.feed(&["produce", "t", "--partition", "1"], text.as_bytes()).expect(0);
     produce("a\nb\nc\n");
     assert_eq!(shell.values(&["t", "--group", "g", "--max", "2"]), ["a", "b"]);
     assert_eq!(shell.values(&["t", "--group", "g"]), ["c"]);
@@ -203,7 +220,8 @@ fn a_group_goes_on_where_it_was() {
 #[test]
 fn topics_are_listed_described_and_deleted() {
     let shell = Shell::new();
-    let made = ["topics", "create", "b", "--partitions", "3", "-c", "segment.bytes=1048576", "--json"];
+    let made =
+        ["topics", "create", "b", "--partitions", "3", "-c", "segment.bytes=1048576", "--json"];
     let made = shell.run(&made).expect(0);
     let object: serde_json::Value = serde_json::from_str(made.text()).expect("an object");
     assert_eq!(object["config"], json!({"segment.bytes": "1048576"}));
@@ -256,6 +274,7 @@ fn groups_are_described_and_moved() {
         (0..6).map(|n| format!("{{\"value\":\"{n}\",\"partition\":{}}}\n", n % 2)).collect();
     shell.feed(&["produce", "t", "--json"], lines.as_bytes()).expect(0);
     assert!(shell.run(&["groups", "describe", "g"]).expect(3).err.contains("group \"g\""));
+    assert_eq!(shell.run(&["groups", "list", "--json"]).expect(0).text(), "");
     shell.run(&["consume", "t", "--group", "g", "--partition", "0", "--max", "2"]).expect(0);
     let said = shell.run(&["groups", "describe", "g", "--json"]).expect(0);
     assert_eq!(
@@ -263,7 +282,10 @@ fn groups_are_described_and_moved() {
         "{\"group\":\"g\",\"topic\":\"t\",\"partition\":0,\"position\":2,\"end\":3,\"lag\":1,\
          \"leader_epoch\":0,\"metadata\":\"\"}\n"
     );
-    let reset = |extra: &[&str]| shell.run(&[&["groups", "reset", "g", "t", "--json"], extra].concat());
+    let listed = shell.run(&["groups", "list", "--json"]).expect(0);
+    assert!(listed.text().contains("\"group\":\"g\"") && listed.text().contains("\"positions\":1"));
+    let reset =
+        |extra: &[&str]| shell.run(&[&["groups", "reset", "g", "t", "--json"], extra].concat());
     let said = reset(&["--to", "-1", "--dry-run"]).expect(0);
     assert!(said.text().contains("\"partition\":1,\"before\":null,\"position\":2}"), "{said:?}");
     assert_eq!(shell.run(&["groups", "describe", "g"]).expect(0).lines().len(), 2);
@@ -276,4 +298,83 @@ fn groups_are_described_and_moved() {
     reset(&["--to", "stored"]).expect(2);
     reset(&["--to", "4"]).expect(3);
     reset(&["--to", "end", "--partition", "7"]).expect(3);
+}
+
+#[test]
+fn records_are_deleted_from_the_front() {
+    let shell = Shell::with_topic("t", 1);
+    shell.feed(&["produce", "t"], b"a\nb\nc\n").expect(0);
+    let delete = |before: &str| {
+        shell.run(&["delete-records", "t", "--partition", "0", "--json", "--before", before])
+    };
+    assert_eq!(delete("2").expect(0).text(), "{\"topic\":\"t\",\"partition\":0,\"start\":2}\n");
+    assert_eq!(shell.values(&["t"]), ["c"]);
+    // What is gone stays gone, also for the next process.
+    assert!(delete("1").expect(0).text().contains("\"start\":2"));
+    shell.run(&["consume", "t", "--from", "1"]).expect(3);
+    delete("4").expect(3);
+    delete("-1").expect(2);
+    delete("end").expect(0);
+    assert_eq!(shell.values(&["t"]), Vec::<String>::new());
+    shell.feed(&["produce", "t"], b"d\n").expect(0);
+    assert_eq!(shell.values(&["t"]), ["d"]);
+    shell.run(&["delete-records", "t", "--partition", "1", "--before", "0"]).expect(3);
+    shell.run(&["delete-records", "nope", "--partition", "0", "--before", "0"]).expect(3);
+}
+
+#[test]
+fn settings_are_altered_and_go_back_to_their_default() {
+    let shell = Shell::with_topic("t", 1);
+    let alter = |extra: &[&str]| shell.run(&[&["topics", "alter", "t", "--json"], extra].concat());
+    let said = alter(&["-c", "max.message.bytes=2000", "-c", "retention.ms=1000"]).expect(0);
+    assert!(said.text().contains("\"max.message.bytes\":\"2000\""), "{}", said.text());
+    let long = [vec![b'x'; 3000], b"\n".to_vec()].concat();
+    shell.feed(&["produce", "t"], &long).expect(1);
+    let said = alter(&["--unset", "max.message.bytes"]).expect(0);
+    assert!(!said.text().contains("max.message") && said.text().contains("retention.ms"));
+    shell.feed(&["produce", "t"], &long).expect(0);
+    for wrong in [&["-c", "no.such=1"][..], &["-c", "retention.ms=x"], &["--unset", "no.such"], &[]]
+    {
+        alter(wrong).expect(2);
+    }
+    alter(&["-c", "retention.ms=1", "--unset", "retention.ms"]).expect(2);
+    shell.run(&["topics", "alter", "nope", "-c", "retention.ms=1"]).expect(3);
+}
+
+#[test]
+fn transactions_are_listed_and_an_unknown_one_is_named() {
+    let shell = Shell::with_topic("t", 1);
+    let transactional = ["produce", "t", "--transactional-id", "x", "--transaction-size", "1"];
+    shell.feed(&transactional, b"a\n").expect(0);
+    let said = shell.run(&["transactions", "list", "--json"]).expect(0);
+    assert!(
+        said.text().contains("\"transactional_id\":\"x\"") && said.text().contains("\"state\":")
+    );
+    shell.run(&["transactions", "abort", "nope"]).expect(3);
+    // Whatever was open was aborted when the folder was opened: there is nothing to abort.
+    shell.run(&["transactions", "abort", "x"]).expect(2);
+}
+
+#[test]
+fn a_signal_aborts_the_open_transaction() {
+    let shell = Shell::with_topic("t", 1);
+    let transactional = ["produce", "t", "--transactional-id", "x", "--transaction-size", "3"];
+    let mut child = shell.start(&transactional);
+    let mut stdin = child.stdin.take().expect("it is a pipe");
+    std::io::Write::write_all(&mut stdin, b"a\nb\nc\nd\n").expect("it reads");
+    // The signal comes before, within or behind the first transaction: it is whole, or not there.
+    let path = shell.data.join("log/__transaction_state-0/00000000000000000000.log");
+    let decided = || std::fs::read(&path).is_ok_and(|bytes| !bytes.is_empty());
+    while !decided() {
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let said = shell::end(child).expect(130);
+    assert!(said.err.contains("records are committed in t"), "{}", said.err);
+    let committed: usize =
+        said.err.split_whitespace().find_map(|word| word.parse().ok()).expect("it says how many");
+    let values = shell.values(&["t"]);
+    assert_eq!(values.len(), committed);
+    assert!(values == ["a", "b", "c"] || values.is_empty(), "{values:?}");
 }

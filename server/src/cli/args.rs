@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use thalweg_core::client::log::Isolation;
 use thalweg_core::config::Compression;
+use thalweg_core::ids::Offset;
 
 use super::format::Format;
 use super::from::Place;
@@ -54,9 +55,13 @@ pub(crate) enum Command {
     Topics(Topics),
     Produce(Produce),
     Consume(Consume),
-    /// Describes and moves the positions of consumer groups.
+    DeleteRecords(DeleteRecords),
+    /// Lists, describes and moves the positions of consumer groups.
     #[command(subcommand, visible_alias = "group")]
     Groups(Groups),
+    /// Lists transactions, and aborts one that hangs.
+    #[command(subcommand, visible_alias = "transaction")]
+    Transactions(Transactions),
     Dump(Dump),
     /// Prints the completions of a shell: `eval "$(thalweg completions bash)"`.
     Completions {
@@ -104,6 +109,20 @@ pub(crate) enum Topics {
         #[arg(long)]
         json: bool,
     },
+    /// Changes settings of a topic.
+    Alter {
+        /// Its name.
+        name: String,
+        /// A setting's new value. May be repeated.
+        #[arg(short = 'c', long = "config", value_name = "K=V", value_parser = setting, required_unless_present = "unset")]
+        config: Vec<(String, String)>,
+        /// A setting that goes back to its default. May be repeated.
+        #[arg(long, value_name = "K")]
+        unset: Vec<String>,
+        /// One JSON object instead of words.
+        #[arg(long)]
+        json: bool,
+    },
     /// Deletes a topic with all its records and every group's positions in it.
     Delete {
         /// Its name.
@@ -136,7 +155,7 @@ pub(crate) struct Produce {
     /// Splits each line at the first S: key before it, value behind it. A line without S is refused.
     #[arg(long, value_name = "S", conflicts_with = "json", value_parser = separator)]
     pub(crate) key_separator: Option<String>,
-    /// How batches are compressed: none, gzip, snappy, lz4 or zstd.
+    /// How batches are compressed: none, lz4 or zstd.
     #[arg(long, value_name = "C", default_value = "none", value_parser = compression)]
     pub(crate) compression: Compression,
     /// Bytes of records that make a batch, before compression; at most the topic's
@@ -199,8 +218,40 @@ pub(crate) struct Consume {
     pub(crate) isolation: Isolation,
 }
 
+/// Deletes the oldest records of a partition, for good.
+///
+/// Records below OFFSET are gone for every reader at once; their files go when a whole segment is
+/// below it.
+#[derive(Args)]
+pub(crate) struct DeleteRecords {
+    /// The topic.
+    pub(crate) topic: String,
+    /// The partition.
+    #[arg(long, value_name = "P")]
+    pub(crate) partition: u32,
+    /// The first offset that is kept; `end` keeps none.
+    #[arg(long, value_name = "OFFSET", value_parser = before)]
+    pub(crate) before: Before,
+    /// One JSON object instead of words.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Below which offset records are deleted.
+#[derive(Clone, Copy)]
+pub(crate) enum Before {
+    Offset(Offset),
+    End,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Groups {
+    /// Lists the groups.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows where a group stands in each partition, and how far it is behind.
     Describe {
         /// The group.
@@ -225,6 +276,24 @@ pub(crate) enum Groups {
         #[arg(long)]
         dry_run: bool,
         /// One JSON object a partition.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Transactions {
+    /// Lists the transactional ids and what they are doing.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Aborts the open transaction of a transactional id, and fences its producer.
+    Abort {
+        /// The transactional id.
+        id: String,
+        /// One JSON object instead of words.
         #[arg(long)]
         json: bool,
     },
@@ -278,5 +347,13 @@ fn isolation(text: &str) -> Result<Isolation, String> {
         "read_committed" => Ok(Isolation::ReadCommitted),
         "read_uncommitted" => Ok(Isolation::ReadUncommitted),
         _ => Err("use read_committed or read_uncommitted".to_owned()),
+    }
+}
+
+fn before(text: &str) -> Result<Before, String> {
+    match text.parse::<Offset>() {
+        Ok(offset) if offset >= 0 => Ok(Before::Offset(offset)),
+        _ if text == "end" => Ok(Before::End),
+        _ => Err("use an offset, or end".to_owned()),
     }
 }

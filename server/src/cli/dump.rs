@@ -17,9 +17,7 @@ use std::io::{self, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use thalweg_core::batch::{
-    BatchError, BatchHeader, BatchRef, HEADER_LEN, Scratch, parse_marker,
-};
+use thalweg_core::batch::{BatchError, BatchHeader, BatchRef, HEADER_LEN, Scratch, parse_marker};
 
 use super::args::Dump;
 use super::failure::{Failure, Outcome, tell};
@@ -103,14 +101,18 @@ pub(crate) fn run(options: &Dump) -> Outcome {
     rows.out.flush()?;
     if bad.damaged > 0 {
         let count = bad.damaged;
-        return Err(Failure::Damaged(format!("{count} files hold damaged records: restore them from a copy")));
+        return Err(Failure::Damaged(format!(
+            "{count} files hold damaged records: restore them from a copy"
+        )));
     }
     if let Some(other) = bad.other {
         return Err(Failure::Told(other.status()));
     }
     if bad.rebuildable > 0 {
         let count = bad.rebuildable;
-        return Err(Failure::Rebuildable(format!("{count} files are bad that the log builds anew from its records")));
+        return Err(Failure::Rebuildable(format!(
+            "{count} files are bad that the log builds anew from its records"
+        )));
     }
     Ok(())
 }
@@ -183,7 +185,8 @@ fn batches(path: &Path, records: bool, rows: &mut Rows) -> Outcome<Option<Fault>
             }
             Ok(header) => header,
             Err(e) => {
-                let zeros = bytes.iter().all(|b| *b == 0) && all_zeros(&mut file).map_err(failed)?;
+                let zeros =
+                    bytes.iter().all(|b| *b == 0) && all_zeros(&mut file).map_err(failed)?;
                 let left = len - position;
                 let what = if zeros {
                     format!("no batch, but {left} bytes of zeros up to the end of the file")
@@ -259,10 +262,7 @@ fn batch_cells(header: &BatchHeader, position: u64, fault: Option<&str>) -> [Cel
         ("control", attributes.control().into()),
         ("timestamp_type", time.into()),
         ("max_timestamp", header.max_timestamp.into()),
-        (
-            "delete_horizon",
-            attributes.delete_horizon().then_some(header.base_timestamp).into(),
-        ),
+        ("delete_horizon", attributes.delete_horizon().then_some(header.base_timestamp).into()),
         ("codec", codec.into()),
         ("crc", format!("{:08x}", header.crc).into()),
         ("valid", fault.is_none().into()),
@@ -289,7 +289,10 @@ fn show_records(
         let marker = parse_marker(&record).filter(|_| batch.header.is_control());
         let kind = if append_time { "LogAppendTime" } else { "CreateTime" };
         let head = if rows.json {
-            format!("{{\"file\":{},\"position\":{position},\"offset\":{},", rows.file, record.offset)
+            format!(
+                "{{\"file\":{},\"position\":{position},\"offset\":{},",
+                rows.file, record.offset
+            )
         } else {
             format!("| offset: {} ", record.offset)
         };
@@ -368,8 +371,7 @@ impl Rows {
         let mut line = String::new();
         for (text, right) in cells {
             let width = text.len().max(10);
-            let cell =
-                if right { format!("{text:>width$}") } else { format!("{text:<width$}") };
+            let cell = if right { format!("{text:>width$}") } else { format!("{text:<width$}") };
             line.push_str(&cell);
             line.push_str("  ");
         }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp as Time;
 use thalweg_core::Log;
-use thalweg_core::client::log::{Isolation, PartitionOffsets};
+use thalweg_core::client::log::{Isolation, OffsetSpec, PartitionOffsets};
 use thalweg_core::ids::{Offset, Timestamp, TopicPartition};
 
 use super::failure::{Failure, Outcome};
@@ -102,14 +102,28 @@ impl Place {
                 }
                 offset
             }
-            Self::Last(count) => read::last(log, at, count, offsets.start, bound, isolation).await?,
-            Self::At(time) => read::at_or_after(log, at, time, offsets.start, bound, isolation).await?,
+            Self::Last(count) => {
+                read::last(log, at, count, offsets.start, bound, isolation).await?
+            }
+            Self::At(time) => at_or_after(log, at, time, bound, isolation).await?,
             Self::Ago(ms) => {
                 let time = log.now().saturating_sub(ms);
-                read::at_or_after(log, at, time, offsets.start, bound, isolation).await?
+                at_or_after(log, at, time, bound, isolation).await?
             }
         }))
     }
+}
+
+/// The offset of the first record at or after a time; the bound when there is none.
+async fn at_or_after(
+    log: &Arc<dyn Log>,
+    at: &TopicPartition,
+    time: Timestamp,
+    bound: Offset,
+    isolation: Isolation,
+) -> Outcome<Offset> {
+    let found = log.list_offset(at, OffsetSpec::AtOrAfter(time), isolation).await?;
+    Ok(found.map_or(bound, |found| found.offset))
 }
 
 /// Milliseconds of a duration: a whole number and its unit.
@@ -163,9 +177,26 @@ mod tests {
     #[test]
     fn everything_else_is_refused() {
         for text in [
-            "", "-", "--1", "+1", "1.5", "first", "9223372036854775808", "@", "@-", "@-10",
-            "@-m", "@-1y", "@-1.5h", "@yesterday", "@2026-11-21", "@2026-11-21T22:00:00", "@ 1",
-            " 1", "@-10m ", "@99999999999999999999",
+            "",
+            "-",
+            "--1",
+            "+1",
+            "1.5",
+            "first",
+            "9223372036854775808",
+            "@",
+            "@-",
+            "@-10",
+            "@-m",
+            "@-1y",
+            "@-1.5h",
+            "@yesterday",
+            "@2026-11-21",
+            "@2026-11-21T22:00:00",
+            "@ 1",
+            " 1",
+            "@-10m ",
+            "@99999999999999999999",
         ] {
             assert!(Place::parse(text).is_err(), "{text:?}");
         }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use thalweg_core::client::log::{Isolation, Membership, OffsetCommit};
-use thalweg_core::ids::TopicPartition;
 use thalweg_core::{Error, Log};
 
 use super::args::Groups;
@@ -21,6 +20,9 @@ use super::session::{self, Missing};
 /// Runs the command.
 pub(crate) fn run(data: &Path, command: Groups) -> Outcome {
     match command {
+        Groups::List { json } => {
+            session::short(data, Missing::Refuse, async |log| list(&log, json).await)
+        }
         Groups::Describe { group, json } => {
             session::short(data, Missing::Refuse, async |log| describe(&log, &group, json).await)
         }
@@ -38,25 +40,33 @@ pub(crate) fn run(data: &Path, command: Groups) -> Outcome {
     }
 }
 
-async fn describe(log: &Arc<dyn Log>, group: &str, json: bool) -> Outcome {
-    let topics = log.topics().await?;
-    let all: Vec<TopicPartition> = topics
-        .iter()
-        .filter(|info| !info.name.starts_with("__"))
-        .flat_map(|info| {
-            (0..info.partitions).map(|n| TopicPartition::new(Arc::clone(&info.name), n))
-        })
-        .collect();
-    let stored = log.committed_offsets(group, &all).await?;
-    if stored.iter().all(Option::is_none) {
-        let what = format!("group {group:?}, or any position of it,");
-        return Err(Error::Unknown { what }.into());
+async fn list(log: &Arc<dyn Log>, json: bool) -> Outcome {
+    let mut out = Out::new();
+    let mut list = List::new(&["group", "generation", "members", "positions"], json);
+    for one in log.groups().await? {
+        let values = [
+            (&*one.group).into(),
+            one.generation.into(),
+            one.members.len().into(),
+            one.positions.len().into(),
+        ];
+        list.row(&mut out, values);
     }
-    let names = &["group", "topic", "partition", "position", "end", "lag", "leader_epoch", "metadata"];
+    list.finish(&mut out);
+    out.flush()
+}
+
+async fn describe(log: &Arc<dyn Log>, group: &str, json: bool) -> Outcome {
+    let groups = log.groups().await?;
+    let Some(info) = groups.into_iter().find(|info| &*info.group == group) else {
+        return Err(Error::Unknown { what: format!("group {group:?}") }.into());
+    };
+    let names =
+        &["group", "topic", "partition", "position", "end", "lag", "leader_epoch", "metadata"];
     let mut out = Out::new();
     let mut list = List::new(names, json);
-    for (at, commit) in all.iter().zip(stored) {
-        let Some(commit) = commit else { continue };
+    for commit in info.positions {
+        let at = &commit.at;
         let end = log.offsets(at).await?.last_stable;
         list.row(
             &mut out,

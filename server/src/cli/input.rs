@@ -35,9 +35,9 @@ pub(crate) enum Input {
 pub(crate) fn open() -> io::Result<mpsc::Receiver<Input>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let read = move || {
-        if let Err(e) = read(&mut io::stdin().lock(), &mut |input| {
-            sender.blocking_send(input).is_ok()
-        }) {
+        if let Err(e) =
+            read(&mut io::stdin().lock(), &mut |input| sender.blocking_send(input).is_ok())
+        {
             // Nobody takes it: the command ended.
             sender.blocking_send(Input::Failed(e)).ok();
         }
@@ -162,7 +162,10 @@ mod tests {
                 if text.len() > CHUNK_BYTES && pieces.len() == 3 {
                     continue;
                 }
-                assert_eq!(read_all(text, pieces), (wanted.iter().map(|l| l.to_vec()).collect(), 0));
+                assert_eq!(
+                    read_all(text, pieces),
+                    (wanted.iter().map(|l| l.to_vec()).collect(), 0)
+                );
             }
         }
     }

@@ -20,7 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use thalweg_core::ids::{TopicPartition, Timestamp};
+use thalweg_core::ids::{Timestamp, TopicPartition};
 use thalweg_core::record::RecordRef;
 
 // ---------------------------------------------------------------- out
@@ -126,7 +126,7 @@ pub(crate) fn parse(line: &[u8], raw: bool) -> Result<Line<'_>, Bad> {
         let what = "expected one JSON object a line, as `consume --json` writes them".to_owned();
         return Err(Bad { column: begin + 1, what });
     }
-    if raw { Object::<Raw<'_>>::read(line) } else { Object::<Plain<'_>>::read(line) }
+    if raw { Object::<'_, Raw<'_>>::read(line) } else { Object::<'_, Plain<'_>>::read(line) }
 }
 
 /// A JSON value that stands for bytes.

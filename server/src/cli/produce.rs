@@ -38,12 +38,13 @@ enum Form {
 }
 
 /// Runs the command.
-pub(crate) fn run(data: &Path, options: Produce) -> Outcome {
+pub(crate) fn run(data: &Path, options: &Produce) -> Outcome {
     session::long(data, Missing::Refuse, async |session: Session| {
         let Session { log, stop } = session;
         let info = log.topic(&options.topic).await?;
         if let Some(partition) = options.partition.filter(|number| *number >= info.partitions) {
-            let what = format!("partition {partition} of {}, which has {},", info.name, info.partitions);
+            let what =
+                format!("partition {partition} of {}, which has {},", info.name, info.partitions);
             return Err(Error::Unknown { what }.into());
         }
         let batching =
@@ -184,7 +185,9 @@ impl Work {
                 }
             };
             let parts = Parts { timestamp, key, value, headers: &headers };
-            if let Some(what) = Writer::refuses(&self.info, self.batching, partition, &parts) {
+            if let Some(what) =
+                Writer::refuses(&self.info, self.batching, self.now, partition, &parts)
+            {
                 self.refuse(Bad { column: 1, what })?;
                 continue;
             }

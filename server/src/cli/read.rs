@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thalweg_core::batch::{BatchError, BatchHeader, Scratch, Visible};
-use thalweg_core::client::log::{
-    FetchFrom, FetchOptions, Fetched, Isolation, PartitionOffsets,
-};
+use thalweg_core::client::log::{FetchFrom, FetchOptions, Fetched, Isolation, PartitionOffsets};
 use thalweg_core::ids::{Offset, TopicPartition};
 use thalweg_core::record::RecordRef;
 use thalweg_core::{Error, Log, Result};
@@ -119,25 +117,4 @@ pub(crate) async fn last(
         }
         return Ok(place);
     }
-}
-
-/// The offset of the first record a reader sees at or after a time.
-pub(crate) async fn at_or_after(
-    log: &Arc<dyn Log>,
-    at: &TopicPartition,
-    time: i64,
-    start: Offset,
-    bound: Offset,
-    isolation: Isolation,
-) -> Result<Offset> {
-    let mut found = bound;
-    let look = |record: &RecordRef<'_>| {
-        if record.timestamp < time {
-            return ControlFlow::Continue(());
-        }
-        found = record.offset;
-        ControlFlow::Break(())
-    };
-    walk(log, at, start, bound, isolation, look).await?;
-    Ok(found)
 }

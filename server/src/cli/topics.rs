@@ -1,5 +1,6 @@
-//! `thalweg topics`: list, create, describe, delete.
+//! `thalweg topics`: list, create, describe, alter, delete.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +32,13 @@ pub(crate) fn run(data: &Path, command: Topics) -> Outcome {
         Topics::Describe { name, json } => {
             session::short(data, Missing::Refuse, async |log| describe(&log, &name, json).await)
         }
+        Topics::Alter { name, config, unset, json } => {
+            let set = config.into_iter().map(|(name, value)| (name, Some(value)));
+            let changes = unique(set.chain(unset.into_iter().map(|name| (name, None))))?;
+            session::short(data, Missing::Refuse, async |log| {
+                said(&log.alter_topic(&name, &changes).await?, "altered", json)
+            })
+        }
         Topics::Delete { name, json } => session::short(data, Missing::Refuse, async |log| {
             let info = log.topic(&name).await?;
             log.delete_topic(&name).await?;
@@ -40,8 +48,8 @@ pub(crate) fn run(data: &Path, command: Topics) -> Outcome {
 }
 
 /// Settings by name; one that is given twice is refused.
-fn unique<V>(settings: Vec<(String, V)>) -> Outcome<std::collections::BTreeMap<String, V>> {
-    let mut map = std::collections::BTreeMap::new();
+fn unique<V>(settings: impl IntoIterator<Item = (String, V)>) -> Outcome<BTreeMap<String, V>> {
+    let mut map = BTreeMap::new();
     for (name, value) in settings {
         if map.contains_key(&name) {
             return Err(Failure::Usage(format!("setting {name} is given twice: give it once")));
@@ -88,8 +96,7 @@ async fn list(log: &Arc<dyn Log>, internal: bool, json: bool) -> Outcome {
 
 async fn describe(log: &Arc<dyn Log>, name: &str, json: bool) -> Outcome {
     let info = log.topic(name).await?;
-    let names =
-        &["partition", "start", "last_stable", "high_watermark", "end", "leader_epoch"];
+    let names = &["partition", "start", "last_stable", "high_watermark", "end", "leader_epoch"];
     let mut list = List::new(names, false);
     let mut partitions = Vec::new();
     let mut out = Out::new();

@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 use futures::task::Poll;
 use thalweg_core::batch::{BatchBuilder, HEADER_LEN, size_of_record};
-use thalweg_core::client::log::{Ack, TopicInfo};
+use thalweg_core::client::log::{Ack, TimestampType, TopicConfig, TopicInfo};
 use thalweg_core::client::partitioner::partition_of;
 use thalweg_core::client::transaction::{ProducerConfig, Slot, TransactionalProducer};
 use thalweg_core::config::Compression;
@@ -76,6 +76,7 @@ impl Writer {
     pub(crate) fn refuses(
         info: &TopicInfo,
         batching: Batching,
+        now: Timestamp,
         partition: Option<u32>,
         parts: &Parts<'_>,
     ) -> Option<String> {
@@ -90,10 +91,10 @@ impl Writer {
                 "the record takes {size} bytes, {limit} fit: raise max.message.bytes of {}, or send less",
                 info.name
             ))
-        } else if info.config.compact && parts.key.is_none() {
+        } else if info.config.cleanup.compacts() && parts.key.is_none() {
             Some(format!("it has no key, and {} is compacted by key", info.name))
         } else {
-            None
+            refused_time(&info.config, now, parts.timestamp)
         }
     }
 
@@ -147,9 +148,32 @@ impl Writer {
     }
 }
 
+/// What a topic's limits of time say against a record's; one without a time is exempt.
+fn refused_time(config: &TopicConfig, now: Timestamp, time: Timestamp) -> Option<String> {
+    let beyond = |limit: Option<u64>, distance: i64| {
+        let distance = u64::try_from(distance).unwrap_or(0);
+        limit.filter(|limit| distance > *limit && time != -1)
+    };
+    if config.timestamp_type == TimestampType::LogAppendTime {
+        None
+    } else if let Some(limit) = beyond(config.timestamp_after_max_ms, time.saturating_sub(now)) {
+        Some(format!("timestamp {time} is beyond message.timestamp.after.max.ms {limit} from now"))
+    } else {
+        let limit = beyond(config.timestamp_before_max_ms, now.saturating_sub(time))?;
+        Some(format!("timestamp {time} is older than message.timestamp.before.max.ms {limit}"))
+    }
+}
+
 struct Lane {
     at: TopicPartition,
     builder: BatchBuilder,
+}
+
+impl Lane {
+    #[inline]
+    fn has_no_room(&self, size: usize, batch_bytes: usize) -> bool {
+        !self.builder.is_empty() && self.builder.bytes() + size > batch_bytes
+    }
 }
 
 /// One open batch per partition.
@@ -167,15 +191,16 @@ pub(crate) struct Plain {
 
 impl Plain {
     pub(crate) fn new(log: Arc<dyn Log>, info: &TopicInfo, batching: Batching) -> Self {
+        let batch_bytes = batching.bytes.min(batching.limit(info));
         // Each lane's buffer comes with its first record.
         let lane = |number| Lane {
             at: TopicPartition::new(Arc::clone(&info.name), number),
-            builder: BatchBuilder::new(batching.compression, batching.bytes),
+            builder: BatchBuilder::new(batching.compression, batch_bytes),
         };
         Self {
             log,
             lanes: (0..info.partitions).map(lane).collect(),
-            batch_bytes: batching.bytes.min(batching.limit(info)),
+            batch_bytes,
             full: VecDeque::new(),
             sticky: 0,
             in_flight: FuturesOrdered::new(),
@@ -185,14 +210,17 @@ impl Plain {
 
     #[inline]
     fn push(&mut self, partition: Option<u32>, parts: &Parts<'_>) -> Result<bool> {
-        let lane = match (partition, parts.key) {
+        let mut lane = match (partition, parts.key) {
             (Some(partition), _) => partition as usize,
             (None, Some(key)) => partition_of(key, self.lanes.len() as u32) as usize,
             (None, None) => self.sticky,
         };
-        let builder = &mut self.lanes[lane].builder;
-        if !builder.is_empty() && builder.bytes() + parts.size() > self.batch_bytes {
+        let size = parts.size();
+        while self.lanes[lane].has_no_room(size, self.batch_bytes) {
             self.seal(lane)?;
+            if partition.is_none() && parts.key.is_none() {
+                lane = self.sticky;
+            }
         }
         let builder = &mut self.lanes[lane].builder;
         builder.push(parts.timestamp, parts.key, parts.value, parts.headers)?;
@@ -218,9 +246,10 @@ impl Plain {
             }
             let Some((lane, bytes, records)) = self.full.pop_front() else { break };
             let (log, at) = (Arc::clone(&self.log), self.lanes[lane].at.clone());
-            let mut append: BoxFuture<'static, Result<u64>> = Box::pin(async move {
-                log.append(&at, bytes, None, Ack::Level).await.map(|_| records)
-            });
+            let mut append: BoxFuture<'static, Result<u64>> =
+                Box::pin(
+                    async move { log.append(&at, bytes, None, Ack::Level).await.map(|_| records) },
+                );
             // Begun here, so that batches are written in this order; waited for later.
             match futures::poll!(append.as_mut()) {
                 Poll::Ready(stored) => self.stored += stored?,

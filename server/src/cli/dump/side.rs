@@ -97,7 +97,8 @@ fn offset_index(bytes: &[u8], base: i64, rows: &mut Rows) -> Outcome<Option<Faul
     let mut last: Option<(i32, i32)> = None;
     entries::<8>(bytes, true, |mut entry| {
         let (relative, position) = (entry.i32(), entry.i32());
-        if relative < 0 || position < 0 || last.is_some_and(|(r, p)| relative <= r || position <= p) {
+        if relative < 0 || position < 0 || last.is_some_and(|(r, p)| relative <= r || position <= p)
+        {
             return Ok(Some("offsets and positions must rise".to_owned()));
         }
         last = Some((relative, position));
@@ -239,22 +240,35 @@ fn topic_id(bytes: &[u8], rows: &mut Rows) -> Outcome<Option<Fault>> {
 }
 
 /// Two slots of 512 bytes, written in turn; either may be torn, and one is enough.
+///
+/// ```text
+///   "TWFO" | u16 version | u16 0 | i64 turn | i64 recovery point | i64 durable end
+///          | version 2: i64 log start | i64 recovery base | i64 recovery position | u32 crc
+/// ```
 fn hint(bytes: &[u8], rows: &mut Rows) -> Outcome<Option<Fault>> {
     let mut whole = 0;
     for (number, slot) in bytes.chunks(512).take(2).enumerate() {
-        let Some(slot) = slot.get(..36) else { continue };
-        let mut fields = Fields(&slot[8..]);
-        let [turn, recovery_point, durable_end] = [fields.i64(), fields.i64(), fields.i64()];
-        let valid = &slot[..6] == b"TWFO\0\x01" && fields.i32() as u32 == crc32c(&slot[..32]);
-        whole += u32::from(valid);
-        if slot.iter().all(|b| *b == 0) {
+        let (version, used) = match slot.get(..6) {
+            Some(b"TWFO\0\x01") => (1, 36),
+            Some(b"TWFO\0\x02") => (2, 60),
+            _ => continue,
+        };
+        let Some((slot, crc)) = slot.get(..used).and_then(<[u8]>::split_last_chunk::<4>) else {
             continue;
-        }
+        };
+        let valid = u32::from_be_bytes(*crc) == crc32c(slot);
+        whole += u32::from(valid);
+        let mut fields = Fields(&slot[8..]);
+        // What version 1 does not have is 0, as it means.
         rows.row(&[
             ("slot", number.into()),
-            ("turn", turn.into()),
-            ("recovery_point", recovery_point.into()),
-            ("durable_end", durable_end.into()),
+            ("version", version.into()),
+            ("turn", fields.i64().into()),
+            ("recovery_point", fields.i64().into()),
+            ("durable_end", fields.i64().into()),
+            ("log_start", fields.i64().into()),
+            ("recovery_base", fields.i64().into()),
+            ("recovery_position", fields.i64().into()),
             ("valid", valid.into()),
         ])?;
     }
