@@ -46,7 +46,6 @@ use self::output::Out;
 pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_ansi(failure::colour(&std::io::stderr()))
         .without_time()
         .with_target(false)
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)

@@ -56,7 +56,7 @@ fn wrong_arguments_are_usage_errors_and_touch_nothing() {
         (&["consume", "t", "--json", "--format", "%s"], "cannot be used with"),
         (&["consume", "t", "--format", "%q"], "%q means nothing"),
         (&["consume", "t", "--isolation", "serializable"], "read_uncommitted"),
-        (&["consume", "t", "--max", "-1"], "--max"),
+        (&["consume", "t", "--max", "-1"], "'-1'"),
         (&["dump"], "<PATH>"),
         (&["completions", "csh"], "csh"),
         (&["man", "topics", "nonsense"], "thalweg help"),

@@ -205,7 +205,8 @@ fn bad_lines_are_named_with_line_and_column() {
         .feed(&["produce", "t", "--json"], b"{\"value\":\"before\"}\nx\n{\"value\":\"after\"}\n");
     let said = said.expect(1);
     assert!(
-        said.err.contains("line 2, column 1") && said.err.contains("1 records are stored"),
+        said.err.contains("line 2, column 1")
+            && said.err.contains("records stored in t: 1; lines read: 2"),
         "{}",
         said.err
     );

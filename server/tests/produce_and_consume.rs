@@ -176,7 +176,7 @@ fn the_end_of_input_commits_and_a_bad_line_aborts() {
     let json = [&transactional[..], &["--json"]].concat();
     let said = shell.feed(&json, b"{\"value\":\"d\"}\nbad\n").expect(1);
     assert!(
-        said.err.contains("line 2") && said.err.contains("0 records are committed"),
+        said.err.contains("line 2") && said.err.contains("records committed in t: 0;"),
         "{}",
         said.err
     );
@@ -371,10 +371,28 @@ fn a_signal_aborts_the_open_transaction() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
     let said = shell::end(child).expect(130);
-    assert!(said.err.contains("records are committed in t"), "{}", said.err);
-    let committed: usize =
-        said.err.split_whitespace().find_map(|word| word.parse().ok()).expect("it says how many");
+    let (_, counts) = said.err.split_once("records committed in t: ").expect("it says how many");
+    let (count, _) = counts.split_once(';').expect("and how many lines it read");
+    let committed: usize = count.parse().expect("a number");
     let values = shell.values(&["t"]);
     assert_eq!(values.len(), committed);
     assert!(values == ["a", "b", "c"] || values.is_empty(), "{values:?}");
+}
+
+/// On a terminal, lists are tables and errors have colour: through `script`, where there is one.
+#[test]
+fn a_terminal_gets_tables() {
+    let shell = Shell::with_topic("t", 1);
+    let program = env!("CARGO_BIN_EXE_thalweg");
+    let mut command = std::process::Command::new("script");
+    command.args(["-qec", &format!("{program} topics list; {program} nonsense"), "/dev/null"]);
+    command.env("THALWEG_DATA", &shell.data).env_remove("NO_COLOR");
+    command.stdin(std::process::Stdio::null());
+    let Ok(output) = command.output() else {
+        eprintln!("skipped: there is no `script` to make a terminal with");
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("TOPIC") && text.contains('─') && !text.contains('\t'), "{text}");
+    assert!(text.contains("\u{1b}[") && !text.contains("panicked"), "{text}");
 }

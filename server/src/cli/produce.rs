@@ -42,6 +42,10 @@ pub(crate) fn run(data: &Path, options: &Produce) -> Outcome {
     session::long(data, Missing::Refuse, async |session: Session| {
         let Session { log, stop } = session;
         let info = log.topic(&options.topic).await?;
+        if info.name.starts_with("__") {
+            let what = format!("topic {} is internal: only the log writes there", info.name);
+            return Err(Failure::Usage(what));
+        }
         if let Some(partition) = options.partition.filter(|number| *number >= info.partitions) {
             let what =
                 format!("partition {partition} of {}, which has {},", info.name, info.partitions);
@@ -246,6 +250,6 @@ impl Work {
             Writer::Plain(_) => "stored",
             Writer::Transactional(_) => "committed",
         };
-        tell(&format!("{stored} records are {how} in {topic}; {} lines were read", self.line));
+        tell(&format!("records {how} in {topic}: {stored}; lines read: {}", self.line));
     }
 }

@@ -373,6 +373,8 @@ impl Transactional {
         }
         let number = self.ended + 1;
         if self.cut.abort_every > 0 && number.is_multiple_of(self.cut.abort_every) {
+            // Written all the same: an aborted transaction is wanted, not none.
+            self.producer.flush().await?;
             self.abort().await
         } else {
             self.commit().await
