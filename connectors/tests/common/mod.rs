@@ -22,7 +22,10 @@ use thalweg_connectors::sink::visible_records;
 use thalweg_core::batch::{
     BatchBuilder, BatchHeader, HEADER_LEN, Marker, Scratch, control_batch, stamp,
 };
-use thalweg_core::client::log::{AbortedTransaction, Ack, Appended, FetchFrom, FetchOptions, Fetched, GroupInfo, Isolation, Log, Membership, NewTopic, OffsetAt, OffsetCommit, OffsetSpec, PartitionOffsets, TopicConfig, TopicInfo, TransactionEnd, TransactionInfo,
+use thalweg_core::client::log::{
+    AbortedTransaction, Ack, Appended, FetchFrom, FetchOptions, Fetched, GroupInfo, Isolation, Log,
+    Membership, NewTopic, OffsetAt, OffsetCommit, OffsetSpec, PartitionOffsets, TopicConfig,
+    TopicInfo, TransactionEnd, TransactionInfo,
 };
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};

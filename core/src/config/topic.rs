@@ -167,7 +167,10 @@ macro_rules! number {
         Setting {
             name: $name,
             get: |c| c.$field.to_string(),
-            set: |c, value| Some(c.$field = value.parse().ok()?),
+            set: |c, value| {
+                c.$field = value.parse().ok()?;
+                Some(())
+            },
             accepts: WHOLE,
         }
     };
@@ -179,7 +182,10 @@ macro_rules! limit {
         Setting {
             name: $name,
             get: |c| c.$field.map_or_else(|| "-1".to_owned(), |value| value.to_string()),
-            set: |c, value| Some(c.$field = limit(value)?),
+            set: |c, value| {
+                c.$field = limit(value)?;
+                Some(())
+            },
             accepts: WHOLE_OR_NONE,
         }
     };
@@ -197,7 +203,10 @@ const SETTINGS: &[Setting] = &[
     Setting {
         name: "thalweg.level",
         get: |c| c.level.map_or("", Level::name).to_owned(),
-        set: |c, value| Some(c.level = Some(Level::parse(value).ok()?)),
+        set: |c, value| {
+            c.level = Some(Level::parse(value).ok()?);
+            Some(())
+        },
         accepts: "use os or disk",
     },
     number!("segment.bytes", segment_bytes),
@@ -229,7 +238,8 @@ const SETTINGS: &[Setting] = &[
             let ratio: f64 = value.parse().ok()?;
             // Not a number is in no range.
             (0.0..=1.0).contains(&ratio).then_some(())?;
-            Some(c.min_cleanable_dirty_permille = (ratio * 1000.0).round() as u16)
+            c.min_cleanable_dirty_permille = (ratio * 1000.0).round() as u16;
+            Some(())
         },
         accepts: "use a number from 0 to 1",
     },

@@ -323,7 +323,7 @@ impl<D: Disk> Opener<D> {
             if take { metadata.leader_epoch().max(seen) + 1 } else { metadata.leader_epoch() };
         let partition = Partition::new(metadata_log, metadata_info.id, Level::Disk, epoch);
         let metadata_handle =
-            Arc::new(PartitionHandle::new(at, partition, Arc::new(metadata_info.config.clone())));
+            Arc::new(PartitionHandle::new(at, partition, Arc::new(metadata_info.config)));
         let mut writer = MetadataWriter {
             handle: &metadata_handle,
             metadata: &mut metadata,

@@ -1,13 +1,13 @@
 //! Record batches of every shape, what readers see of several, and the codecs' streams.
 //!
 //! Promises, beside that nothing panics: batches read from a slice lie within it; a batch that passes
-//! `validate` and whose records are read to the end holds as many as it says, with offsets that rise
+//! `validate_deep` and whose records are read to the end holds as many as it says, with offsets that rise
 //! within it; read and written again it reads the same; a reader sees no control batch, and nothing
 //! that was not fetched; a stream that is refused for its size is refused for a smaller limit too.
 
 use thalweg_core::batch::{
-    BatchBuilder, BatchError, BatchHeader, BatchRef, HEADER_LEN, Marker, Scratch, Visible, batches,
-    control_batch, parse_marker, stamp, validate, validate_records,
+    Accept, BatchBuilder, BatchError, BatchHeader, BatchRef, HEADER_LEN, Marker, Scratch, Visible,
+    batches, control_batch, parse_marker, stamp, validate_deep, validate_shallow,
 };
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{Offset, ProducerIdentity};
@@ -22,7 +22,13 @@ const MIB: u64 = 1 << 20;
 const SECTION_MAX: usize = 1 << 20;
 const NOW: i64 = 1_790_000_000_000;
 /// The codecs that are written here.
-const CODECS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+const CODECS: [Compression; 5] = [
+    Compression::None,
+    Compression::Gzip,
+    Compression::Snappy,
+    Compression::Lz4,
+    Compression::Zstd,
+];
 
 pub(super) fn targets() -> Vec<Target> {
     let codec = |name, about, seeds, run| Target {
@@ -131,9 +137,8 @@ fn one_batch(
 
 /// Whether a producer may append it.
 fn legal(found: &BatchRef<'_>, compacted: bool, scratch: &mut Scratch) -> Result<(), BatchError> {
-    found.check_crc()?;
-    validate(found.bytes, SECTION_MAX)?;
-    validate_records(found, compacted, scratch)
+    let accept = Accept { compacted, ..Accept::up_to(SECTION_MAX) };
+    validate_deep(found.bytes, &accept, scratch).map(drop)
 }
 
 /// What was read is written, and reads the same.
@@ -149,7 +154,7 @@ fn again(found: &BatchRef<'_>, scratch: &mut Scratch) -> Result<(), String> {
     let bytes = builder
         .finish(header.producer, header.base_sequence, header.is_transactional())
         .map_err(|e| told(&e))?;
-    let written = validate(&bytes, usize::MAX).map_err(|e| told(&e))?;
+    let written = validate_shallow(&bytes, usize::MAX).map_err(|e| told(&e))?;
     if written.last_sequence() != header.last_sequence() {
         return Err(format!("sequences: {header:?} became {written:?}"));
     }

@@ -10,7 +10,7 @@ use thalweg_connectors::decode::{LineContext, Zone, decode_line};
 use thalweg_connectors::position::SinkMetadata;
 use thalweg_connectors::sink::Token;
 use thalweg_core::client::log::{Membership, NewTopic, OffsetCommit, TransactionEnd};
-use thalweg_core::config::TopicConfig;
+use thalweg_core::config::{Cleanup, TopicConfig};
 use thalweg_core::coordinator::group::GroupCoordinator;
 use thalweg_core::coordinator::metadata::Metadata;
 use thalweg_core::coordinator::transaction::{PartitionTail, TransactionCoordinator, Undecided};
@@ -358,7 +358,8 @@ fn metadata_seeds() -> Vec<Vec<u8>> {
     };
     let plan = state.init(Uuid::from_random([3; 16])).expect("once");
     write(&mut state, plan.records);
-    let config = TopicConfig { compact: true, segment_bytes: 1 << 20, ..TopicConfig::default() };
+    let config =
+        TopicConfig { cleanup: Cleanup::Compact, segment_bytes: 1 << 20, ..TopicConfig::default() };
     let topic = NewTopic { name: "logs.raw".to_owned(), partitions: 3, config };
     let plan = state.create_topic(&topic, Uuid::from_random([4; 16])).expect("a good name");
     write(&mut state, plan.records);

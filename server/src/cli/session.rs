@@ -1,0 +1,120 @@
+//! Opening the data folder, working on it, and closing it whatever the work came to.
+//!
+//! Always true here: only a command that creates something makes a folder; a folder that holds
+//! something else is refused before anything is written into it; after the work the log is closed, so
+//! that the next command need not recover.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use thalweg_core::Log;
+use thalweg_core::config::LogConfig;
+use thalweg_core::disk::real::RealDisk;
+use thalweg_core::engine::Engine;
+use thalweg_core::engine::clock::{Clock, Entropy};
+use thalweg_core::engine::runtime::Runtime;
+use tokio::runtime::Builder;
+
+use super::failure::{Failure, Outcome};
+use super::signals::Stop;
+
+/// What happens when there is no log in the folder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is made, with its folder.
+    Create,
+    /// The command ends.
+    Refuse,
+}
+
+/// An open log, and the bell that ends the work.
+pub(crate) struct Session {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) stop: Stop,
+}
+
+/// Opens the folder, does the work, closes the folder. A signal gives the work up where it waits.
+pub(crate) fn short(
+    data: &Path,
+    missing: Missing,
+    work: impl AsyncFnOnce(Arc<dyn Log>) -> Outcome,
+) -> Outcome {
+    long(data, missing, async |session: Session| {
+        tokio::select! {
+            done = work(session.log) => done,
+            number = session.stop.rung() => Err(Failure::Signal(number)),
+        }
+    })
+}
+
+/// As [`short`], for work that looks at the bell itself and finishes what it holds.
+pub(crate) fn long(
+    data: &Path,
+    missing: Missing,
+    work: impl AsyncFnOnce(Session) -> Outcome,
+) -> Outcome {
+    check(data, missing)?;
+    // One thread beside this one: for what the engine does in the background, and for signals.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::Failed(format!("cannot start: {e}")))?;
+    let outcome = runtime.block_on(async {
+        let stop = Stop::listen()?;
+        let config = LogConfig::default();
+        let (clock, entropy) = (Clock::System, Entropy::System);
+        let engine =
+            Engine::open(RealDisk, data, config, Runtime::current(), clock, entropy).await?;
+        let engine = Arc::new(engine);
+        stop.be_graceful();
+        let done = work(Session { log: Arc::clone(&engine).into_log(), stop }).await;
+        let closed = engine.close();
+        done?;
+        Ok(closed?)
+    });
+    // A thread that waits for standard input is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Looks whether the folder is one that the library may open.
+fn check(data: &Path, missing: Missing) -> Outcome {
+    let no_log = |what: String| Err(Failure::NoLog { path: data.to_owned(), what });
+    let how = "`thalweg topics create NAME` makes one; --data DIR or THALWEG_DATA names another";
+    let entries = match fs::read_dir(data) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && missing == Missing::Create => {
+            return Ok(());
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return no_log(format!("there is no such folder, hence no log: {how}"));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            return no_log("it is no folder; a log is one: give the folder".to_owned());
+        }
+        Err(e) => return Err(Failure::system("read", data, e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(|e| Failure::system("read", data, e))?.file_name());
+    }
+    let has = |name: &str| names.iter().any(|found| found.to_str() == Some(name));
+    // A start that was killed leaves a lock and nothing else, or the log without the rest.
+    let ours = |name: &std::ffi::OsString| matches!(name.to_str(), Some("format" | "lock"));
+    if has("format") || data.join("log").join("__thalweg_metadata-0").exists() {
+        Ok(())
+    } else if has("meta.properties") || has("recovery-point-offset-checkpoint") {
+        no_log(
+            "it is a log directory of Apache Kafka, not a data folder of this program: \
+             `thalweg dump` shows its files"
+                .to_owned(),
+        )
+    } else if let Some(other) = names.iter().find(|name| !ours(name)) {
+        let other = other.to_string_lossy();
+        no_log(format!("it is no log: there is no `format` in it, but {other:?} is; {how}"))
+    } else if missing == Missing::Create {
+        Ok(())
+    } else {
+        no_log(format!("it holds no log: {how}"))
+    }
+}
