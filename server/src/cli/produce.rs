@@ -227,6 +227,7 @@ impl Work {
             Ok(()) => {
                 let finished = self.writer.finish().await;
                 if let Err(e) = finished {
+                    self.writer.settle().await;
                     self.say_stored();
                     return Err(e.into());
                 }
@@ -235,6 +236,7 @@ impl Work {
             Err(failure) => {
                 // The reason is the answer, whatever becomes of the rest.
                 let given_up = self.writer.give_up().await;
+                self.writer.settle().await;
                 self.say_stored();
                 if let (Err(e), Failure::Signal(_)) = (given_up, &failure) {
                     return Err(e.into());
