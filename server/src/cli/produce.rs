@@ -32,7 +32,7 @@ enum Form {
     /// A value.
     Value,
     /// A key, the separator, a value.
-    Keyed(memchr::memmem::Finder<'static>, usize),
+    Keyed(Box<memchr::memmem::Finder<'static>>, usize),
     /// An object.
     Json { raw: bool },
 }
@@ -66,7 +66,7 @@ pub(crate) fn run(data: &Path, options: &Produce) -> Outcome {
         let form = match (&options.key_separator, options.json) {
             (Some(separator), _) => {
                 let finder = memchr::memmem::Finder::new(separator).into_owned();
-                Form::Keyed(finder, separator.len())
+                Form::Keyed(Box::new(finder), separator.len())
             }
             (None, true) => Form::Json { raw: options.raw_json },
             (None, false) => Form::Value,
@@ -126,7 +126,7 @@ impl Work {
                 Some(Input::TooLong) => {
                     self.line += 1;
                     let what = format!("the line is longer than {LINE_MAX} bytes");
-                    self.refuse(Bad { column: LINE_MAX, what })?;
+                    self.refuse(&Bad { column: LINE_MAX, what })?;
                 }
                 Some(Input::Lines(chunk)) => {
                     let before = self.line;
@@ -167,7 +167,7 @@ impl Work {
                     Some(at) => (self.now, Some(&line[..at]), Some(&line[at + len..])),
                     None => {
                         let what = "there is no key separator in it".to_owned();
-                        self.refuse(Bad { column: 1, what })?;
+                        self.refuse(&Bad { column: 1, what })?;
                         continue;
                     }
                 },
@@ -178,7 +178,7 @@ impl Work {
                     json = match json::parse(line, *raw) {
                         Ok(json) => json,
                         Err(bad) => {
-                            self.refuse(bad)?;
+                            self.refuse(&bad)?;
                             continue;
                         }
                     };
@@ -192,7 +192,7 @@ impl Work {
             if let Some(what) =
                 Writer::refuses(&self.info, self.batching, self.now, partition, &parts)
             {
-                self.refuse(Bad { column: 1, what })?;
+                self.refuse(&Bad { column: 1, what })?;
                 continue;
             }
             if let Writer::Transactional(transactional) = &mut self.writer
@@ -211,7 +211,7 @@ impl Work {
     }
 
     /// Names a line that cannot be stored; it ends the command unless that goes on.
-    fn refuse(&mut self, bad: Bad) -> Outcome {
+    fn refuse(&mut self, bad: &Bad) -> Outcome {
         let what = format!("line {}, column {}: {}", self.line, bad.column, bad.what);
         if !self.keep_going {
             return Err(Failure::Failed(what));
@@ -227,6 +227,7 @@ impl Work {
             Ok(()) => {
                 let finished = self.writer.finish().await;
                 if let Err(e) = finished {
+                    self.writer.settle().await;
                     self.say_stored();
                     return Err(e.into());
                 }
@@ -235,6 +236,7 @@ impl Work {
             Err(failure) => {
                 // The reason is the answer, whatever becomes of the rest.
                 let given_up = self.writer.give_up().await;
+                self.writer.settle().await;
                 self.say_stored();
                 if let (Err(e), Failure::Signal(_)) = (given_up, &failure) {
                     return Err(e.into());

@@ -139,6 +139,15 @@ impl Writer {
         }
     }
 
+    /// Waits for what is under way, so that [`Writer::stored`] counts it; errors were told before.
+    pub(crate) async fn settle(&mut self) {
+        if let Self::Plain(plain) = self {
+            while !plain.in_flight.is_empty() {
+                plain.answered().await.ok();
+            }
+        }
+    }
+
     /// How many records are stored, or committed.
     pub(crate) fn stored(&self) -> u64 {
         match self {
