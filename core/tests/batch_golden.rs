@@ -216,12 +216,12 @@ fn kafkas_batches_of_several_blocks_are_read() {
         }
         let mut scratch = Scratch::default();
         let accept = Accept { compacted: true, ..Accept::up_to(1 << 20) };
-        let validated = validate_deep(golden, &accept, &mut scratch).expect(codec.name());
-        let header = validated.unchanged().expect(codec.name());
+        let validated = validate_deep(golden, &accept, &mut scratch).expect("a golden batch");
+        let header = validated.unchanged().expect("a golden batch");
         assert_eq!(header.attributes.codec(), Ok(codec));
-        let batch = BatchRef::parse(golden).expect(codec.name());
-        let records = batch.records(&mut scratch).expect(codec.name());
-        let records = records.map(|record| record.expect(codec.name()));
+        let batch = BatchRef::parse(golden).expect("a golden batch");
+        let records = batch.records(&mut scratch).expect("a golden batch");
+        let records = records.map(|record| record.expect("a golden batch"));
         let found: Vec<_> = records.map(|r| (r.offset, r.timestamp, r.key, r.value)).collect();
         let expected = [
             (100, 1_700_000_000_000, Some(&b"k0"[..]), Some(&value[..])),
@@ -230,6 +230,9 @@ fn kafkas_batches_of_several_blocks_are_read() {
         assert!(found == expected, "{codec}");
     }
 }
+
+/// What it shows, the batch, the offsets that are kept, what is asked, what came of it, the bytes.
+type RewriteCase = (&'static str, &'static str, &'static [i64], Rewrite, Rewritten, &'static str);
 
 /// Offsets kept, what compaction was asked beside, Kafka's bytes before and after.
 #[test]
@@ -240,7 +243,7 @@ fn compaction_writes_byte_for_byte_what_kafkas_does() {
     let empty = Rewrite { keep_empty: true, ..plain };
     let marker = Rewrite { marker_is_done: true, ..plain };
     let changed = |records, max_timestamp| Rewritten::Changed { records, max_timestamp };
-    let cases: Vec<(&str, &str, &[i64], Rewrite, Rewritten, &str)> = vec![
+    let cases: Vec<RewriteCase> = vec![
         ("all", NONE, &[100, 101, 102, 103], Rewrite::default(), Rewritten::Unchanged, NONE),
         ("two", NONE, &[101, 103], plain, changed(2, 1_700_000_000_250), DROPPED_TWO),
         (

@@ -223,7 +223,7 @@ fn a_partition_takes_no_transactional_batch_behind_the_marker_that_ended_it() {
         recovery_bytes: 64 << 20,
     };
     let (log, _) =
-        PartitionLog::open(&thalweg_core::disk::handles::Handles::new(disk.clone(), 8), &opening)
+        PartitionLog::open(&thalweg_core::disk::handles::Handles::new(disk, 8), &opening)
             .expect("opens");
     let mut partition = Partition::new(log, Uuid([1; 16]), Level::Os, 0);
     let producer = ProducerIdentity { id: 7, epoch: 3 };

@@ -192,7 +192,7 @@ pub(crate) fn read(
     while offset < to {
         let ask = FetchFrom { at: at(), offset, max_bytes: FETCH_BYTES };
         let mut look = || -> Result<Option<Offset>> {
-            let fetched = block_on(log.fetch(&[ask.clone()], options))?.remove(0);
+            let fetched = block_on(log.fetch(std::slice::from_ref(&ask), options))?.remove(0);
             let end = match isolation {
                 Isolation::ReadCommitted => fetched.offsets.last_stable,
                 Isolation::ReadUncommitted => fetched.offsets.high_watermark,

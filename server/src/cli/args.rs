@@ -155,7 +155,7 @@ pub(crate) struct Produce {
     /// Splits each line at the first S: key before it, value behind it. A line without S is refused.
     #[arg(long, value_name = "S", conflicts_with = "json", value_parser = separator)]
     pub(crate) key_separator: Option<String>,
-    /// How batches are compressed: none, lz4 or zstd.
+    /// How batches are compressed: none, gzip, snappy, lz4 or zstd.
     #[arg(long, value_name = "C", default_value = "none", value_parser = compression)]
     pub(crate) compression: Compression,
     /// Bytes of records that make a batch, before compression; at most the topic's
@@ -336,9 +336,11 @@ fn separator(text: &str) -> Result<String, String> {
 fn compression(text: &str) -> Result<Compression, String> {
     match text {
         "none" => Ok(Compression::None),
+        "gzip" => Ok(Compression::Gzip),
+        "snappy" => Ok(Compression::Snappy),
         "lz4" => Ok(Compression::Lz4),
         "zstd" => Ok(Compression::Zstd),
-        _ => Err("use none, lz4 or zstd".to_owned()),
+        _ => Err("use none, gzip, snappy, lz4 or zstd".to_owned()),
     }
 }
 

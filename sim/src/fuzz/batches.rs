@@ -30,6 +30,9 @@ const CODECS: [Compression; 5] = [
     Compression::Zstd,
 ];
 
+/// A record's header: name and value.
+type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+
 pub(super) fn targets() -> Vec<Target> {
     let codec = |name, about, seeds, run| Target {
         name,
@@ -187,15 +190,14 @@ pub(super) fn plain(compression: Compression, count: usize, producer: ProducerId
             6 => i64::MIN,
             _ => NOW + n as i64,
         };
-        let (key, value, headers): (Option<&[u8]>, Option<&[u8]>, &[(&[u8], Option<&[u8]>)]) =
-            match n % 6 {
-                0 => (None, Some(b"value"), &[]),
-                1 => (Some(b"key"), None, &[]),
-                2 => (Some(b""), Some(b""), &[]),
-                3 => (Some(b"key"), Some(trace.as_bytes()), &[(b"unit", Some(b"C")), (b"", None)]),
-                4 => (None, None, &[(b"trace", Some(b"")), (b"trace", Some(b"twice"))]),
-                _ => (Some(b"k"), Some(&[0xff; 64]), &[]),
-            };
+        let (key, value, headers): (Option<&[u8]>, Option<&[u8]>, &[Header<'_>]) = match n % 6 {
+            0 => (None, Some(b"value"), &[]),
+            1 => (Some(b"key"), None, &[]),
+            2 => (Some(b""), Some(b""), &[]),
+            3 => (Some(b"key"), Some(trace.as_bytes()), &[(b"unit", Some(b"C")), (b"", None)]),
+            4 => (None, None, &[(b"trace", Some(b"")), (b"trace", Some(b"twice"))]),
+            _ => (Some(b"k"), Some(&[0xff; 64]), &[]),
+        };
         builder.push(timestamp, key, value, headers).expect("a few records fit");
     }
     let sequence = if producer.id < 0 { -1 } else { 7 };

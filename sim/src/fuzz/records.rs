@@ -206,13 +206,12 @@ fn metadata(bytes: &[u8]) -> Result<Shape, String> {
             state.forget_topic(name).map_err(|e| format!("{name} cannot be forgotten: {e}"))?;
         own(&mut state, &plan.records, Metadata::replay)?;
     }
-    for plan in [
+    let plans = [
         state.raise_epoch(-1).map(|plan| plan.records),
         state.allocate_producer_ids(10, 0).map(|plan| plan.records),
-    ] {
-        if let Ok(records) = plan {
-            own(&mut state, &records, Metadata::replay)?;
-        }
+    ];
+    for records in plans.into_iter().flatten() {
+        own(&mut state, &records, Metadata::replay)?;
     }
     Ok(ending(refused, &format!("{} topics {} deleted", about(topics), about(deleting.len()))))
 }
