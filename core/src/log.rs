@@ -282,6 +282,11 @@ impl<D: Disk> PartitionLog<D> {
         self.refusal.get_or_insert_with(|| why.to_owned());
     }
 
+    /// Whether every write is refused.
+    pub fn is_refusing(&self) -> bool {
+        self.refusal.is_some()
+    }
+
     fn check_open(&self) -> Result<()> {
         match &self.refusal {
             None => Ok(()),

@@ -205,6 +205,10 @@ impl<D: Disk> Partition<D> {
     /// # Errors
     /// As [`PartitionLog::retained_from`] and [`PartitionLog::raise_start`].
     pub fn retain(&mut self, now: Timestamp) -> Result<bool> {
+        if self.log.is_refusing() {
+            // Closed, or its topic deleted: nobody waits for its retention.
+            return Ok(false);
+        }
         let last_stable = self.view.last_stable.load(Ordering::Acquire);
         let start = self.log.retained_from(now, last_stable)?;
         let changed = self.log.raise_start(start, now)?;
