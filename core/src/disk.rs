@@ -20,6 +20,7 @@ pub mod real;
 pub mod sim;
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 
 /// How a file is opened.
@@ -146,10 +147,10 @@ pub trait DiskFile: Send + Sync + 'static {
     }
     /// What the file system says of this open file, whatever its name is now.
     fn stat(&self) -> io::Result<Stat>;
-    /// Drops the file's clean pages that lie wholly below byte `below` (`u64::MAX`: all) from the page
+    /// Drops the file's clean pages that lie wholly within `bytes` (`0..u64::MAX`: all) from the page
     /// cache (`POSIX_FADV_DONTNEED`), so that the next read sees the medium. A hint where the system
     /// has no such call.
-    fn drop_cache(&self, below: u64) -> io::Result<()>;
+    fn drop_cache(&self, bytes: Range<u64>) -> io::Result<()>;
 }
 
 /// Reads exactly `buf.len()` bytes at `position`; `UnexpectedEof` when the file is shorter.

@@ -22,6 +22,7 @@ pub mod clock;
 mod groups;
 mod handle;
 mod log;
+mod maintain;
 mod open;
 mod read;
 pub mod runtime;
@@ -232,6 +233,7 @@ impl<D: Disk> Inner<D> {
             let noted = handle.lock().note_durable_end();
             self.watch(noted)?;
         }
+        self.maintain(self.clock.now())?;
         self.finish_decided(|_| true).await?;
         self.abort_expired().await
     }

@@ -5,22 +5,28 @@
 //!   read:    list of segments (immutable) -> index -> whole batches below a bound
 //!   sync:    SyncJob captures the end *before* it syncs; synced() raises the durable end after
 //!
-//!   0 .......... recovery point ........ durable end ........ end
-//!   | all files of the sealed segments   | bytes are on        | bytes are in the system's cache
-//!   | and the folder are durable         | the medium          |
+//!   log start ........ recovery point ........ durable end ........ end
+//!   | deleted  | all files up to here      | bytes are on        | bytes are in the system's cache
+//!   | below    | and the folder are durable| the medium          |
 //! ```
 //!
+//! The recovery point is the base of a segment, or, every `recovery_bytes`, a place within the active
+//! one of which a snapshot of the producers was taken: opening reads no more than what follows.
+//!
 //! Always true here: offsets are contiguous from batch to batch; bytes below `end` never change; the
-//! recovery point passes a segment only after its `.log`, `.txnindex`, `.snapshot`, the epoch file
-//! *and the folder* were synced; the hint on disk never claims more than was synced.
+//! recovery point passes bytes only after the `.log`, `.txnindex`, `.snapshot`, the epoch file *and the
+//! folder* were synced; the hint on disk never claims more than was synced; a record is below the log
+//! start for readers only once the hint says so durably.
 
 mod aborted;
 mod epochs;
 mod hint;
 mod index;
+mod lookup;
 pub(crate) mod producers;
 mod read;
 mod recover;
+mod retention;
 mod segment;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +38,7 @@ use arc_swap::ArcSwap;
 use self::aborted::Aborted;
 use self::epochs::Epochs;
 use self::hint::Hint;
+use self::index::Marks;
 use self::producers::{Check, Ended, Producers, Tail};
 use self::segment::{Segment, path_of};
 use crate::batch::{self, BatchHeader, HEADER_LEN, Marker};
@@ -42,6 +49,7 @@ use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartitio
 
 pub(crate) use self::read::Buffers;
 pub use self::recover::{Opening, Recovered};
+pub(crate) use self::segment::Timed;
 
 /// Who appends: clients are checked for sequences and epochs, coordinators are not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,11 +86,12 @@ pub struct PartitionLog<D: Disk> {
     dir: PathBuf,
     config: TopicConfig,
     page_cache_bytes: Option<u64>,
+    recovery_bytes: u64,
     view: Arc<LogView<D>>,
     active: Arc<Segment<D>>,
     producers: Producers,
     epochs: Epochs,
-    since_index: u64,
+    marks: Marks,
     hint: Hint,
     /// The hint as it is in the file.
     noted: Hint,
@@ -91,6 +100,12 @@ pub struct PartitionLog<D: Disk> {
     /// The epochs as they are in their file, or on their way there.
     noted_epochs: Epochs,
     unsynced: Unsynced<D>,
+    /// Where snapshots were taken within segments.
+    inside: Vec<Offset>,
+    /// Files of deleted segments, under their last names, and when each was deleted.
+    leaving: Vec<(PathBuf, Timestamp)>,
+    /// Whether the folder was synced since it was opened: until then no second segment is begun.
+    named: bool,
     /// Why nothing is written any more.
     refusal: Option<String>,
 }
@@ -118,6 +133,8 @@ pub struct SyncJob<D: Disk> {
     active: Arc<Segment<D>>,
     unsynced: Unsynced<D>,
     end: Offset,
+    /// The position that belongs to `end` when that is to become the recovery point.
+    checkpoint: Option<u64>,
     /// How many bytes of the active segment are to leave the page cache; `None`: no byte of any.
     forget: Option<u64>,
 }
@@ -254,6 +271,11 @@ impl<D: Disk> PartitionLog<D> {
         written
     }
 
+    /// Takes over other settings, from the next append on.
+    pub fn set_config(&mut self, config: TopicConfig) {
+        self.config = config;
+    }
+
     /// Refuses every write from now on: the log was closed, or is no longer this engine's to write.
     pub fn refuse(&mut self, why: &str) {
         self.refusal.get_or_insert_with(|| why.to_owned());
@@ -295,11 +317,8 @@ impl<D: Disk> PartitionLog<D> {
         let position = self.active.append(&stamped, &bytes[HEADER_LEN..])?;
         let stored = BatchHeader { base_offset, leader_epoch: epoch, ..*header };
         self.epochs.note(epoch, base_offset);
-        self.since_index += bytes.len() as u64;
-        if self.since_index > u64::from(self.config.index_interval_bytes) {
-            self.active.mark(stored.last_offset(), position);
-            self.since_index = 0;
-        }
+        let interval = self.config.index_interval_bytes;
+        self.active.note(&mut self.marks, &stored, position, interval);
         self.active.publish(position + bytes.len() as u64);
         self.view.end.store(stored.next_offset(), Ordering::Release);
         Ok(stored)
@@ -310,12 +329,24 @@ impl<D: Disk> PartitionLog<D> {
         let full = self.active.size() + len as u64 > u64::from(self.config.segment_bytes);
         let far =
             end + i64::from(header.last_offset_delta) - self.active.base > i64::from(i32::MAX);
-        if self.active.size() > 0 && (full || far) { self.roll(end) } else { Ok(()) }
+        let late = self.config.segment_ms.is_some_and(|limit| {
+            let limit = limit - jitter(self.active.base, self.config.segment_jitter_ms);
+            let first = if self.marks.first < 0 { header.max_timestamp } else { self.marks.first };
+            header.max_timestamp.saturating_sub(first) > limit as i64
+        });
+        if self.active.size() > 0 && (full || far || late) { self.roll(end) } else { Ok(()) }
     }
 
     /// Seals the active segment and begins the next one at `base`. The side files of the sealed one
     /// are written here and synced by the next job; until then the recovery point stays before it.
     fn roll(&mut self, base: Offset) -> Result<()> {
+        if !self.named {
+            // A later segment must not outlive the name of the first one.
+            self.disk
+                .sync_dir(&self.dir)
+                .map_err(|e| Error::Stopped { why: Error::io("sync", &self.dir, e).to_string() })?;
+            self.named = true;
+        }
         self.write_side_files(base)?;
         let next = Arc::new(Segment::create(&self.disk, &self.dir, base)?);
         let mut segments = self.view.segments.load().as_ref().clone();
@@ -325,7 +356,7 @@ impl<D: Disk> PartitionLog<D> {
         let sealed = std::mem::replace(&mut self.active, next);
         self.unsynced.sealed.push((sealed, base));
         self.unsynced.names = true;
-        self.since_index = 0;
+        self.marks = Marks::new(base);
         self.remove_stale_snapshots(&segments).map_err(|e| Error::Stopped { why: e.to_string() })
     }
 
@@ -343,7 +374,7 @@ impl<D: Disk> PartitionLog<D> {
 
     /// Index of the active segment, producer snapshot as of `end`, epochs: written, not synced.
     fn write_side_files(&mut self, end: Offset) -> Result<()> {
-        self.active.write_index(&self.disk, &self.dir)?;
+        self.active.write_indexes(&self.marks, &self.disk, &self.dir)?;
         let snapshot = path_of(&self.dir, end, "snapshot");
         write_file(&self.disk, &snapshot, &self.producers.to_snapshot())?;
         self.unsynced.names = true;
@@ -370,6 +401,7 @@ impl<D: Disk> PartitionLog<D> {
         if self.refusal.is_some() || (clean && self.unsynced.sealed.is_empty()) {
             return None;
         }
+        let checkpoint = self.checkpoint();
         let forget = self.page_cache_bytes.map(|keep| self.active.forgettable(keep));
         Some(SyncJob {
             disk: self.disk.clone(),
@@ -377,17 +409,71 @@ impl<D: Disk> PartitionLog<D> {
             active: Arc::clone(&self.active),
             unsynced: std::mem::take(&mut self.unsynced),
             end: self.end(),
+            checkpoint,
             forget,
         })
+    }
+
+    /// Writes what the recovery point needs to pass to the end, when it is time for that. A full disk
+    /// only leaves it where it is.
+    fn checkpoint(&mut self) -> Option<u64> {
+        let size = self.active.size();
+        let inside = self.hint.recovery_base == self.active.base;
+        let since = if inside { self.hint.recovery_position } else { 0 };
+        if size - since < self.recovery_bytes {
+            return None;
+        }
+        self.remove_passed_snapshots();
+        match self.write_side_files(self.end()) {
+            Ok(()) => {
+                self.inside.push(self.end());
+                Some(size)
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the recovery point stays where it is");
+                None
+            }
+        }
+    }
+
+    /// Snapshots within segments that the hint on disk is past. Those that a failed removal leaves go
+    /// when the folder is opened.
+    fn remove_passed_snapshots(&mut self) {
+        let (disk, dir, point) = (&self.disk, &self.dir, self.noted.recovery_point);
+        self.inside
+            .retain(|&at| at >= point || disk.remove(&path_of(dir, at, "snapshot")).is_err());
     }
 
     /// Takes the result of a job that ran well. Jobs of one partition run one after the other.
     pub fn synced(&mut self, job: &SyncJob<D>) {
         self.durable_end = self.durable_end.max(job.end);
         self.hint.durable_end = self.durable_end;
+        self.named |= job.unsynced.names;
         if let Some((_, base)) = job.unsynced.sealed.last() {
             self.hint.recovery_point = *base;
+            self.hint.recovery_base = *base;
+            self.hint.recovery_position = 0;
         }
+        if let Some(position) = job.checkpoint {
+            self.hint.recovery_point = job.end;
+            self.hint.recovery_base = job.active.base;
+            self.hint.recovery_position = position;
+        }
+        self.put_to_rest(&job.unsynced.sealed);
+    }
+
+    /// Sealed segments whose files are durable keep nothing of their indexes in memory.
+    fn put_to_rest(&self, sealed: &[(Arc<Segment<D>>, Offset)]) {
+        if sealed.is_empty() {
+            return;
+        }
+        let mut segments = self.view.segments.load().as_ref().clone();
+        for segment in &mut segments {
+            if sealed.iter().any(|(done, _)| Arc::ptr_eq(done, segment)) {
+                *segment = Arc::new(segment.at_rest());
+            }
+        }
+        self.view.segments.store(Arc::new(segments));
     }
 
     /// Whether segments were sealed that no sync has covered.
@@ -438,7 +524,9 @@ impl<D: Disk> PartitionLog<D> {
         }
         self.sync_side_files(end)?;
         // Below the log end everything is durable now, side files included.
-        self.hint.recovery_point = self.active.base;
+        self.hint.recovery_point = end;
+        self.hint.recovery_base = self.active.base;
+        self.hint.recovery_position = self.active.size();
         self.write_hint()?;
         let path = self.dir.join(HINT_FILE);
         self.hint_file.sync_data().map_err(|e| Error::io("sync", &path, e))
@@ -447,6 +535,7 @@ impl<D: Disk> PartitionLog<D> {
     fn sync_side_files(&self, end: Offset) -> Result<()> {
         let files = [
             path_of(&self.dir, self.active.base, "index"),
+            path_of(&self.dir, self.active.base, "timeindex"),
             path_of(&self.dir, self.active.base, "txnindex"),
             path_of(&self.dir, end, "snapshot"),
         ];
@@ -455,6 +544,13 @@ impl<D: Disk> PartitionLog<D> {
         }
         self.disk.sync_dir(&self.dir).map_err(|e| Error::io("sync", &self.dir, e))
     }
+}
+
+/// How much of `segment.ms` a segment goes without: the same for the same segment, and different from
+/// one to the next.
+fn jitter(base: Offset, most: u64) -> u64 {
+    let mixed = base.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if most == 0 { 0 } else { (mixed >> 32) % (most + 1) }
 }
 
 /// The file of leader epochs.
@@ -498,9 +594,10 @@ impl<D: Disk> SyncJob<D> {
         sync(&self.active)?;
         for (segment, next_base) in &self.unsynced.sealed {
             sync(segment)?;
-            sync_if_there(&self.disk, &path_of(&self.dir, segment.base, "txnindex"))?;
-            sync_if_there(&self.disk, &path_of(&self.dir, segment.base, "index"))?;
-            sync_if_there(&self.disk, &path_of(&self.dir, *next_base, "snapshot"))?;
+            self.sync_sides(segment.base, *next_base)?;
+        }
+        if self.checkpoint.is_some() {
+            self.sync_sides(self.active.base, self.end)?;
         }
         if let Some(epochs) = &self.unsynced.epochs {
             let (from, to) = (self.dir.join(EPOCHS_TMP), self.dir.join(EPOCHS_FILE));
@@ -514,15 +611,23 @@ impl<D: Disk> SyncJob<D> {
         Ok(())
     }
 
+    /// Syncs the side files of the segment at `base`, and the snapshot as of `end`.
+    fn sync_sides(&self, base: Offset, end: Offset) -> Result<()> {
+        for suffix in ["txnindex", "index", "timeindex"] {
+            sync_if_there(&self.disk, &path_of(&self.dir, base, suffix))?;
+        }
+        sync_if_there(&self.disk, &path_of(&self.dir, end, "snapshot"))
+    }
+
     /// Gives pages that are durable back to the system. Only a hint: readers that come for them find
     /// them on the medium.
     fn forget_pages(&self) {
         let Some(below) = self.forget else { return };
         if below > 0 {
-            _ = self.active.file.drop_cache(below);
+            _ = self.active.file.drop_cache(0..below);
         }
         for (segment, _) in &self.unsynced.sealed {
-            _ = segment.file.drop_cache(u64::MAX);
+            _ = segment.file.drop_cache(0..u64::MAX);
         }
     }
 

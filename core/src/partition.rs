@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
 use crate::batch::{BatchHeader, Marker};
-use crate::config::Level;
+use crate::config::{Level, TopicConfig};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, Uuid};
@@ -184,6 +184,32 @@ impl<D: Disk> Partition<D> {
     /// The system's, as `Io`.
     pub fn note_durable_end(&mut self) -> Result<()> {
         self.log.note_durable_end()
+    }
+
+    /// Takes over other settings, from the next append on.
+    pub fn set_config(&mut self, config: TopicConfig) {
+        self.log.set_config(config);
+    }
+
+    /// Makes `to` the first offset there is, durably. Lower than it is: nothing.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::raise_start`].
+    pub fn raise_start(&mut self, to: Offset, now: Timestamp) -> Result<bool> {
+        self.log.raise_start(to, now)
+    }
+
+    /// Lets go of what the topic's retention lets go of, and removes files whose time to stay is over.
+    /// Whether segments went.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::retained_from`] and [`PartitionLog::raise_start`].
+    pub fn retain(&mut self, now: Timestamp) -> Result<bool> {
+        let last_stable = self.view.last_stable.load(Ordering::Acquire);
+        let start = self.log.retained_from(now, last_stable)?;
+        let changed = self.log.raise_start(start, now)?;
+        self.log.remove_leaving(now);
+        Ok(changed)
     }
 
     /// Refuses every write from now on.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::config::TopicConfig;
-use crate::ids::{LeaderEpoch, Offset, TopicPartition, Uuid};
+use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
 
 /// What a topic is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,4 +86,59 @@ pub struct PartitionOffsets {
     pub end: Offset,
     /// The leader epoch of the last batch, or -1 when there is none.
     pub last_epoch: LeaderEpoch,
+}
+
+/// Which offset of a partition is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OffsetSpec {
+    /// The first one there is.
+    Earliest,
+    /// Where the isolation ends: last stable offset or high watermark.
+    Latest,
+    /// The record with the greatest timestamp; the first of several.
+    MaxTimestamp,
+    /// The first record whose timestamp is at or after this one.
+    AtOrAfter(Timestamp),
+}
+
+/// An offset and what is known of the record there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OffsetAt {
+    /// The offset.
+    pub offset: Offset,
+    /// The record's timestamp; -1 for `Earliest` and `Latest`, which name no record.
+    pub timestamp: Timestamp,
+    /// The leader epoch there, or -1.
+    pub epoch: LeaderEpoch,
+}
+
+/// A group as lists show it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupInfo {
+    /// The group.
+    pub group: Arc<str>,
+    /// Its generation; 0 for one that never had a member.
+    pub generation: i32,
+    /// Its members: none or one in one process.
+    pub members: Vec<Arc<str>>,
+    /// Its stored positions, by partition.
+    pub positions: Vec<OffsetCommit>,
+}
+
+/// A transactional id as lists show it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TransactionInfo {
+    /// The transactional id.
+    pub id: Arc<str>,
+    /// Whose it is now.
+    pub producer: ProducerIdentity,
+    /// Where its transaction is, under Kafka's name: `Empty`, `Ongoing`, `PrepareCommit`,
+    /// `PrepareAbort`, `CompleteCommit` or `CompleteAbort`.
+    pub state: &'static str,
+    /// The partitions that joined the transaction under way.
+    pub partitions: Vec<TopicPartition>,
+    /// When it began, or -1.
+    pub started: Timestamp,
+    /// How long it may stay open, in milliseconds.
+    pub timeout_ms: i32,
 }

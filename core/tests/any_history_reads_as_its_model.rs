@@ -263,7 +263,7 @@ proptest! {
             dir: folder("t"),
             config: TopicConfig { segment_bytes, ..TopicConfig::default() },
             clean: false,
-            page_cache_bytes: None,
+            page_cache_bytes: None, recovery_bytes: 64 << 20,
         };
         let (mut log, _) = thalweg_core::log::PartitionLog::open(&disk, &opening).expect("opens");
         for (base, bytes) in &rolled {

@@ -220,6 +220,7 @@ fn a_partition_takes_no_transactional_batch_behind_the_marker_that_ended_it() {
         config: TopicConfig::default(),
         clean: false,
         page_cache_bytes: None,
+        recovery_bytes: 64 << 20,
     };
     let (log, _) = PartitionLog::open(&disk, &opening).expect("opens");
     let mut partition = Partition::new(log, Uuid([1; 16]), Level::Os, 0);

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use thalweg_core::client::log::GroupInfo;
 use thalweg_core::client::log::TransactionEnd::{self, Abort, Commit};
 use thalweg_core::client::log::{Membership, OffsetCommit};
-use thalweg_core::coordinator::group::{GroupCoordinator, GroupInfo, Lookup};
+use thalweg_core::coordinator::group::{GroupCoordinator, Lookup};
 use thalweg_core::coordinator::{CoordinatorRecord, Plan};
 use thalweg_core::error::Error;
 use thalweg_core::ids::TopicPartition;
@@ -314,7 +315,7 @@ fn every_version_of_a_group_is_read_with_all_members() {
             group: "grp".into(),
             generation: 6,
             members: vec!["a".into(), "b".into()],
-            positions: 0,
+            positions: Vec::new(),
         };
         assert_eq!(coordinator.groups(), [expected], "version {version}");
     }

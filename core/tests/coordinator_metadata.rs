@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use thalweg_core::client::log::{Level, NewTopic, TopicConfig, TopicInfo};
+use thalweg_core::client::log::{Cleanup, Level, NewTopic, TopicConfig, TopicInfo};
 use thalweg_core::coordinator::metadata::Metadata;
 use thalweg_core::coordinator::{CoordinatorRecord, Plan};
 use thalweg_core::error::Error;
@@ -79,7 +79,7 @@ fn records_are_the_documented_bytes() {
 
     let mut new = new_topic("logs.raw", 3);
     new.config.level = Some(Level::Os);
-    new.config.compact = true;
+    new.config.cleanup = Cleanup::Compact;
     let plan = world.image.create_topic(&new, uuid(0xbb)).expect("a good topic");
     let fields = |state: u8| {
         record(
@@ -118,7 +118,9 @@ fn a_topic_is_there_with_all_its_settings_from_its_record_on() {
         segment_bytes: 1 << 20,
         index_interval_bytes: 1,
         max_message_bytes: 1000,
-        compact: true,
+        cleanup: Cleanup::Compact,
+        retention_ms: Some(5),
+        ..TopicConfig::default()
     };
     let new = NewTopic { name: "t".to_owned(), partitions: 10_000, config: config.clone() };
     assert!(matches!(world.image.topic("t"), Err(Error::Unknown { .. })));
@@ -128,6 +130,36 @@ fn a_topic_is_there_with_all_its_settings_from_its_record_on() {
     assert_eq!(info, TopicInfo { name: "t".into(), id: uuid(1), partitions: 10_000, config });
     assert_eq!(world.image.topic("t").expect("it is there"), &info);
     assert_eq!(world.image.topics().collect::<Vec<_>>(), [&info]);
+}
+
+#[test]
+fn settings_change_by_one_record_and_the_level_never_does() {
+    let mut world = World::default();
+    let before = world.create("t", 3).expect("a good topic");
+    let changes = |name: &str, value: Option<&str>| {
+        BTreeMap::from([(name.to_owned(), value.map(str::to_owned))])
+    };
+    let plan = world.image.alter_topic("t", &changes("retention.ms", Some("7"))).expect("known");
+    assert_eq!(plan.records.len(), 1);
+    let after = world.run(plan);
+    assert_eq!(after.config.retention_ms, Some(7));
+    assert_eq!((after.id, after.partitions), (before.id, before.partitions));
+    assert_eq!(world.image.topic("t").expect("there"), &after);
+
+    let again = world.image.alter_topic("t", &changes("retention.ms", Some("7"))).expect("known");
+    assert!(again.records.is_empty(), "what is so already needs no record");
+    let plan = world.image.alter_topic("t", &changes("retention.ms", None)).expect("known");
+    assert_eq!(world.run(plan), before, "back to the default");
+
+    for (name, value, told) in [
+        ("thalweg.level", Some("os"), "is fixed"),
+        ("retention.ms", Some("soon"), "use a whole number"),
+        ("retention.hours", None, "is not known"),
+    ] {
+        let e = world.image.alter_topic("t", &changes(name, value)).expect_err(told);
+        assert!(e.to_string().contains(told), "{e}");
+    }
+    assert!(matches!(world.image.alter_topic("u", &BTreeMap::new()), Err(Error::Unknown { .. })));
 }
 
 #[test]

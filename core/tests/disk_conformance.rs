@@ -297,9 +297,9 @@ fn a_stat_tells_files_apart<D: Disk>(disk: &D, root: &Path) {
 
 fn syncs_and_hints_succeed<D: Disk>(disk: &D, root: &Path) {
     let file = put(disk, &root.join("f"), &[5; 5000]);
-    file.drop_cache(u64::MAX).expect("dirty pages stay");
+    file.drop_cache(0..u64::MAX).expect("dirty pages stay");
     file.sync_data().expect("synced");
-    file.drop_cache(u64::MAX).expect("clean pages are read again");
+    file.drop_cache(0..u64::MAX).expect("clean pages are read again");
     disk.sync_dir(root).expect("synced");
     let mut buf = [0; 5000];
     read_exact_at(&file, &mut buf, 0).expect("read");
@@ -408,7 +408,9 @@ impl Random {
                 file.write_at(&bytes, self.position).map(|n| n.to_le_bytes().to_vec())
             }
             (10, Some(file)) => file.set_len(self.position).map(done),
-            (11, Some(file)) => file.sync_data().and_then(|()| file.drop_cache(u64::MAX)).map(done),
+            (11, Some(file)) => {
+                file.sync_data().and_then(|()| file.drop_cache(0..u64::MAX)).map(done)
+            }
             (12, Some(file)) => {
                 let mut buf = vec![0; self.len];
                 file.read_at(&mut buf, self.position).map(|n| buf[..n].to_vec())

@@ -112,7 +112,7 @@ fn after_a_power_loss_every_sector_is_one_of_its_versions() {
                     file.sync_data().expect("synced");
                     versions = vec![now];
                 }
-                7 => file.drop_cache(u64::MAX).expect("dropped"),
+                7 => file.drop_cache(0..u64::MAX).expect("dropped"),
                 8 => disk = crashed(&disk, Crash::Process),
                 _ => {
                     disk = crashed(&disk, Crash::Power);
@@ -329,7 +329,7 @@ fn a_failed_sync_cleans_the_pages_and_a_retry_lies() {
         assert_eq!(buf, [2; 4096], "the cache still shows what was written");
         file.sync_data().expect("the retry succeeds, and lies");
 
-        file.drop_cache(u64::MAX).expect("dropped");
+        file.drop_cache(0..u64::MAX).expect("dropped");
         read_exact_at(&file, &mut buf, 0).expect("read");
         let seen = (buf.contains(&1), buf.contains(&2));
         let after = content(&crashed(&disk, Crash::Power), "/f").expect("the name was synced");
@@ -349,7 +349,7 @@ fn only_pages_wholly_below_the_bound_leave_the_cache() {
         write_all_at(&file, &[2; 3 * 4096], 0).expect("written");
         disk.fail_on(Call::SyncData, Failure::Io, 1, |path| path.ends_with("f"));
         file.sync_data().expect_err("armed");
-        file.drop_cache(2 * 4096 - 1).expect("dropped");
+        file.drop_cache(0..2 * 4096 - 1).expect("dropped");
         let found = content(&disk, "/f").expect("named");
         assert_eq!(found[4096..], [2; 2 * 4096], "seed {seed}: a page that is not wholly below");
         found[..4096].contains(&1)
@@ -371,7 +371,7 @@ fn after_a_failed_sync_and_a_kill_only_a_dropped_cache_tells_the_truth() {
         assert_eq!(content(&disk, "/f").expect("named"), [2; 4096], "believed");
         let file = disk.open(path("/f"), Open::Read).expect("opened");
         file.sync_data().expect("nothing is dirty");
-        file.drop_cache(u64::MAX).expect("dropped");
+        file.drop_cache(0..u64::MAX).expect("dropped");
         content(&disk, "/f").expect("named") == [2; 4096]
     });
     assert_eq!(counts.len(), 2, "{counts:?}");
@@ -411,7 +411,7 @@ fn dirty_pages_survive_a_dropped_cache() {
         let disk = SimDisk::new(seed);
         let file = put_durably(&disk, "/f", &[1; 9000]);
         write_all_at(&file, &[2; 10], 5000).expect("written");
-        file.drop_cache(u64::MAX).expect("dropped");
+        file.drop_cache(0..u64::MAX).expect("dropped");
         let found = content(&disk, "/f").expect("named");
         assert_eq!(found[5000..5010], [2; 10], "seed {seed}");
         assert!(found[..5000].iter().chain(&found[5010..]).all(|byte| *byte == 1), "seed {seed}");

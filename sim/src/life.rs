@@ -108,6 +108,7 @@ pub(crate) fn open_log(
         level: plan.kind.level(),
         internal_segment_bytes: plan.internal_segment_bytes,
         min_free_bytes: 0,
+        recovery_bytes: 3000,
         page_cache_bytes: Some(4096),
         ..LogConfig::default()
     };

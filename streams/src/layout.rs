@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use thalweg_core::client::log::{Log, NewTopic, TopicConfig, TopicInfo};
+use thalweg_core::client::log::{Cleanup, Log, NewTopic, TopicConfig, TopicInfo};
 use thalweg_core::ids::{TopicPartition, Uuid};
 
 use crate::error::{Error, Result};
@@ -74,7 +74,8 @@ impl Layout {
             }
             return Ok(());
         }
-        let config = TopicConfig { compact: changelog, ..TopicConfig::default() };
+        let cleanup = if changelog { Cleanup::Compact } else { Cleanup::Delete };
+        let config = TopicConfig { cleanup, ..TopicConfig::default() };
         let new = NewTopic { name: name.to_string(), partitions, config };
         let info = log.create_topic(&new).await?;
         self.topics.insert(Arc::clone(name), info);

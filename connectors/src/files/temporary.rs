@@ -80,7 +80,7 @@ impl<D: Disk> Temporary<D> {
             what: format!("{}: cannot sync: {e}", self.path.display()),
         })?;
         // Nobody here reads it again: its pages are of more use to others. Only a hint.
-        let _ = self.file.drop_cache(u64::MAX);
+        let _ = self.file.drop_cache(0..u64::MAX);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use thalweg_core::client::log::{Log, TopicConfig};
+use thalweg_core::client::log::{Cleanup, Log, TopicConfig};
 use thalweg_core::client::transaction::{ProducerConfig, Slot, TransactionalProducer};
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{Timestamp, TopicPartition};
@@ -166,7 +166,7 @@ impl<S: Source> SourceRunner<S> {
             ensure_topic(&*log, &config.topic, config.partitions, &config.topic_config).await?;
         let positions_config = TopicConfig {
             level: config.topic_config.level,
-            compact: true,
+            cleanup: Cleanup::Compact,
             ..TopicConfig::default()
         };
         let positions_name = positions_topic(&config.name);

@@ -22,9 +22,7 @@ use thalweg_connectors::sink::visible_records;
 use thalweg_core::batch::{
     BatchBuilder, BatchHeader, HEADER_LEN, Marker, Scratch, control_batch, stamp,
 };
-use thalweg_core::client::log::{
-    AbortedTransaction, Ack, Appended, FetchFrom, FetchOptions, Fetched, Isolation, Log,
-    Membership, NewTopic, OffsetCommit, PartitionOffsets, TopicConfig, TopicInfo, TransactionEnd,
+use thalweg_core::client::log::{AbortedTransaction, Ack, Appended, FetchFrom, FetchOptions, Fetched, GroupInfo, Isolation, Log, Membership, NewTopic, OffsetAt, OffsetCommit, OffsetSpec, PartitionOffsets, TopicConfig, TopicInfo, TransactionEnd, TransactionInfo,
 };
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
@@ -423,6 +421,11 @@ impl Part {
     }
 }
 
+/// Connectors do without these calls.
+fn no_part(call: &str) -> Error {
+    Error::invalid(format!("{call}: not part of this log"))
+}
+
 #[async_trait]
 impl Log for FakeLog {
     fn id(&self) -> Uuid {
@@ -449,6 +452,39 @@ impl Log for FakeLog {
 
     async fn topics(&self) -> Result<Vec<TopicInfo>> {
         self.call("topics", |state| Ok(state.topics.values().map(|t| t.info.clone()).collect()))
+    }
+
+    async fn alter_topic(
+        &self,
+        _name: &str,
+        _changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<TopicInfo> {
+        Err(no_part("alter_topic"))
+    }
+
+    async fn list_offset(
+        &self,
+        _at: &TopicPartition,
+        _which: OffsetSpec,
+        _isolation: Isolation,
+    ) -> Result<Option<OffsetAt>> {
+        Err(no_part("list_offset"))
+    }
+
+    async fn delete_records(&self, _at: &TopicPartition, _before: Offset) -> Result<Offset> {
+        Err(no_part("delete_records"))
+    }
+
+    async fn transactions(&self) -> Result<Vec<TransactionInfo>> {
+        Err(no_part("transactions"))
+    }
+
+    async fn abort_transaction(&self, _transactional_id: &str) -> Result<()> {
+        Err(no_part("abort_transaction"))
+    }
+
+    async fn groups(&self) -> Result<Vec<GroupInfo>> {
+        Err(no_part("groups"))
     }
 
     async fn offsets(&self, at: &TopicPartition) -> Result<PartitionOffsets> {

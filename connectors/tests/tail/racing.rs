@@ -145,7 +145,7 @@ impl DiskFile for RacingFile {
         self.now().stat()
     }
 
-    fn drop_cache(&self, below: u64) -> io::Result<()> {
-        self.now().drop_cache(below)
+    fn drop_cache(&self, bytes: std::ops::Range<u64>) -> io::Result<()> {
+        self.now().drop_cache(bytes)
     }
 }

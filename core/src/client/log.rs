@@ -12,6 +12,7 @@
 //! the topic's durability level; inside a transaction a reply means *written*, and only the end of
 //! the transaction waits for the level.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,11 +22,12 @@ use futures::future::BoxFuture;
 use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
 
-pub use crate::config::{Level, TopicConfig};
+pub use crate::config::{Cleanup, Level, TimestampType, TopicConfig};
 pub use crate::record::AbortedTransaction;
 
 pub use crate::request::{
-    Membership, NewTopic, OffsetCommit, PartitionOffsets, TopicInfo, TransactionEnd,
+    GroupInfo, Membership, NewTopic, OffsetAt, OffsetCommit, OffsetSpec, PartitionOffsets,
+    TopicInfo, TransactionEnd, TransactionInfo,
 };
 
 /// When an append is answered.
@@ -118,8 +120,36 @@ pub trait Log: Send + Sync + 'static {
     async fn topic(&self, name: &str) -> Result<TopicInfo>;
     /// All topics, internal ones (names with two leading underscores) included, by name.
     async fn topics(&self) -> Result<Vec<TopicInfo>>;
+    /// Changes settings of a topic: to a value, or, without one, back to the default. Durable when it
+    /// returns. The answer is the topic as it is then.
+    ///
+    /// # Errors
+    /// `Unknown`; `Invalid` for a setting that is not known, out of range, or fixed for good.
+    async fn alter_topic(
+        &self,
+        name: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<TopicInfo>;
     /// Where a partition begins and ends.
     async fn offsets(&self, at: &TopicPartition) -> Result<PartitionOffsets>;
+    /// The offset of a partition that `which` asks for; `None` when no record answers it. Records
+    /// beyond what `isolation` lets readers see do not count.
+    ///
+    /// # Errors
+    /// `Unknown`, `Damaged`.
+    async fn list_offset(
+        &self,
+        at: &TopicPartition,
+        which: OffsetSpec,
+        isolation: Isolation,
+    ) -> Result<Option<OffsetAt>>;
+    /// Makes `before` the first offset there is: older records are gone for every reader when it
+    /// returns, durably; their files go when whole segments are below. Returns the log start, which is
+    /// higher when it was higher before.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange` above the high watermark, `Unknown`; `Invalid` for an internal topic.
+    async fn delete_records(&self, at: &TopicPartition, before: Offset) -> Result<Offset>;
 
     /// Appends one whole batch. A transactional batch names its producer in its header and must give
     /// the transactional id; the partition joins the transaction by its first batch.
@@ -187,6 +217,16 @@ pub trait Log: Send + Sync + 'static {
         end: TransactionEnd,
     ) -> Result<ProducerIdentity>;
 
+    /// All transactional ids, by name.
+    async fn transactions(&self) -> Result<Vec<TransactionInfo>>;
+    /// Aborts the open transaction of an id and fences its producer.
+    ///
+    /// # Errors
+    /// `Unknown`; `Invalid` when none is open.
+    async fn abort_transaction(&self, transactional_id: &str) -> Result<()>;
+
+    /// All groups with their positions, by name.
+    async fn groups(&self) -> Result<Vec<GroupInfo>>;
     /// Joins a group. In one process there is one member: whoever held the group before is expelled
     /// by the new generation.
     async fn join_group(&self, group: &str) -> Result<Membership>;

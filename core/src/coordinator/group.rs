@@ -43,7 +43,7 @@ use std::sync::Arc;
 use super::{CoordinatorRecord, Malformed, Plan, check_id};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, Timestamp, TopicPartition, check_topic_name};
-use crate::request::{Membership, OffsetCommit, TransactionEnd};
+use crate::request::{GroupInfo, Membership, OffsetCommit, TransactionEnd};
 use pending::{Decided, Pending};
 use record::{GroupValue, Key};
 
@@ -75,19 +75,6 @@ pub struct Lookup {
     /// Whether a transaction under way may replace it. Whoever must not read a position that is about
     /// to change (`require_stable`) waits for the marker.
     pub pending: bool,
-}
-
-/// A group as lists show it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GroupInfo {
-    /// The group.
-    pub group: Arc<str>,
-    /// Its generation; 0 for one that never had a member.
-    pub generation: i32,
-    /// Its members: none or one, except in a folder that Kafka wrote, before it was opened.
-    pub members: Vec<Arc<str>>,
-    /// In how many partitions it has a position.
-    pub positions: usize,
 }
 
 /// The groups of one partition of `__consumer_offsets`.
@@ -292,7 +279,7 @@ impl GroupCoordinator {
                 group: Arc::clone(group),
                 generation: self.groups.get(group).map_or(0, |value| value.generation),
                 members: self.members(group).to_vec(),
-                positions: self.offsets.get(group).map_or(0, BTreeMap::len),
+                positions: self.positions(group).collect(),
             })
             .collect()
     }

@@ -150,6 +150,30 @@ impl Metadata {
         Ok(Plan { records: vec![record::encode_topic(&info, false)], reply: info })
     }
 
+    /// Changes settings of a topic.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::Invalid`] for a setting that is not known or out of range, and for
+    /// the level: readers' positions and transactions under way rest on it.
+    pub fn alter_topic(
+        &self,
+        name: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<Plan<TopicInfo>> {
+        let mut info = self.topic(name)?.clone();
+        let config = info.config.altered(changes)?;
+        if config.level != info.config.level {
+            return Err(Error::invalid(format!(
+                "thalweg.level of topic {name:?} is fixed: create another topic and copy its records"
+            )));
+        }
+        if config == info.config {
+            return Ok(Plan::answer(info));
+        }
+        info.config = config;
+        Ok(Plan { records: vec![record::encode_topic(&info, false)], reply: info })
+    }
+
     /// Decides to delete a topic: from this record on it is gone for clients. Its folders are removed
     /// afterwards, at open if need be, then [`forget_topic`](Self::forget_topic) frees the name.
     ///

@@ -69,6 +69,18 @@ pub enum TransactionState {
 }
 
 impl TransactionState {
+    /// Kafka's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "Empty",
+            Self::Ongoing => "Ongoing",
+            Self::PrepareCommit => "PrepareCommit",
+            Self::PrepareAbort => "PrepareAbort",
+            Self::CompleteCommit => "CompleteCommit",
+            Self::CompleteAbort => "CompleteAbort",
+        }
+    }
+
     fn from_byte(byte: i8) -> Option<Self> {
         [
             Self::Empty,

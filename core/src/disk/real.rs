@@ -14,6 +14,8 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -209,8 +211,8 @@ impl DiskFile for RealFile {
         Ok(stat_of(&self.file.metadata()?))
     }
 
-    fn drop_cache(&self, below: u64) -> io::Result<()> {
-        Ok(forget_pages(&self.file, below)?)
+    fn drop_cache(&self, bytes: Range<u64>) -> io::Result<()> {
+        Ok(forget_pages(&self.file, bytes)?)
     }
 }
 
@@ -309,17 +311,15 @@ fn reserve(_: &File, _: u64, _: u64) -> Result<(), Errno> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn forget_pages(file: &File, below: u64) -> Result<(), Errno> {
-    // Without a length it means the whole file, and so does one that no file can have.
-    let len = std::num::NonZeroU64::new(below).filter(|len| i64::try_from(len.get()).is_ok());
-    if below == 0 {
-        return Ok(());
-    }
-    rustix::fs::fadvise(file, 0, len, rustix::fs::Advice::DontNeed)
+fn forget_pages(file: &File, bytes: Range<u64>) -> Result<(), Errno> {
+    let Some(len) = NonZeroU64::new(bytes.end.saturating_sub(bytes.start)) else { return Ok(()) };
+    // Without a length it means up to the end of the file, and so does one that no file can have.
+    let len = Some(len).filter(|_| i64::try_from(bytes.end).is_ok());
+    rustix::fs::fadvise(file, bytes.start, len, rustix::fs::Advice::DontNeed)
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn forget_pages(_: &File, _: u64) -> Result<(), Errno> {
+fn forget_pages(_: &File, _: Range<u64>) -> Result<(), Errno> {
     Ok(())
 }
 

@@ -457,10 +457,10 @@ impl DiskFile for SimFile {
         self.hold.disk.call(event, stat_word, |world, _| Ok(world.stat_of(self.hold.node)))
     }
 
-    fn drop_cache(&self, below: u64) -> io::Result<()> {
-        let event = self.event("drop_cache", 0, below);
+    fn drop_cache(&self, bytes: Range<u64>) -> io::Result<()> {
+        let event = self.event("drop_cache", bytes.start, bytes.end.saturating_sub(bytes.start));
         self.hold.disk.call(event, nothing, |world, _| {
-            world.tree.change(self.hold.node, |content| content.drop_clean(below))
+            world.tree.change(self.hold.node, |content| content.drop_clean(&bytes))
         })
     }
 }

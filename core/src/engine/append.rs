@@ -34,12 +34,16 @@ impl<D: Disk> Inner<D> {
         if handle.internal {
             return Err(Error::invalid(format!("{at} is internal: only the log writes there")));
         }
-        let header = if handle.compact {
-            let accept = Accept { compacted: true, ..Accept::up_to(handle.max_message_bytes) };
+        let (max_bytes, compacts) = {
+            let config = handle.config.load();
+            (config.max_message_bytes as usize, config.cleanup.compacts())
+        };
+        let header = if compacts {
+            let accept = Accept { compacted: true, ..Accept::up_to(max_bytes) };
             let validated = batch::validate_deep(bytes, &accept, &mut Scratch::default());
             validated.and_then(Validated::unchanged)
         } else {
-            batch::validate_shallow(bytes, handle.max_message_bytes)
+            batch::validate_shallow(bytes, max_bytes)
         };
         let header = header.map_err(Error::from)?;
         self.check_space(bytes.len())?;
@@ -79,7 +83,10 @@ impl<D: Disk> Inner<D> {
         if handle.view.level == Level::Os {
             handle.changed.notify_waiters();
         }
-        if rolled {
+        let due = handle.config.load().flush_messages.is_some_and(|most| {
+            stored.next_offset.saturating_sub(handle.durable_end()).cast_unsigned() >= most
+        });
+        if rolled || due {
             // Whatever the level: the recovery point follows the segments.
             self.request_sync(handle);
         }

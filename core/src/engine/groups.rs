@@ -11,7 +11,7 @@ use crate::coordinator::{CoordinatorRecord, partition_for};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::{Offset, ProducerIdentity, TopicPartition};
-use crate::request::{Membership, OffsetCommit};
+use crate::request::{GroupInfo, Membership, OffsetCommit};
 
 impl<D: Disk> Inner<D> {
     pub(super) fn group_shard(&self, group: &str) -> &Shard<D, GroupCoordinator> {
@@ -56,6 +56,16 @@ impl<D: Disk> Inner<D> {
         // A generation that a crash takes back would let an expelled member in again.
         self.answer_at_level(shard, end).await?;
         Ok(membership)
+    }
+
+    /// All groups with their positions, by name.
+    pub(super) fn all_groups(&self) -> Vec<GroupInfo> {
+        let mut all = Vec::new();
+        for shard in &self.groups {
+            all.extend(shard.state.lock().groups());
+        }
+        all.sort_by(|a, b| a.group.cmp(&b.group));
+        all
     }
 
     pub(super) async fn leave_group(self: &Arc<Self>, member: &Membership) -> Result<()> {

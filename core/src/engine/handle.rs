@@ -4,25 +4,25 @@
 //! it is held; whoever changed what readers may see wakes them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{METADATA_TOPIC, OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use crate::config::TopicConfig;
 use crate::disk::Disk;
 use crate::error::Error;
-use crate::ids::{Offset, TopicPartition};
+use crate::ids::{Offset, Timestamp, TopicPartition};
 use crate::partition::{Partition, PartitionView};
 
 /// One partition.
 pub(crate) struct PartitionHandle<D: Disk> {
     pub(crate) at: TopicPartition,
     pub(crate) view: Arc<PartitionView<D>>,
-    /// The largest batch accepted, in bytes.
-    pub(crate) max_message_bytes: usize,
-    /// Whether records need a key.
-    pub(crate) compact: bool,
+    /// The topic's settings; they may change while it is open.
+    pub(crate) config: ArcSwap<TopicConfig>,
     /// Whether clients may not write here.
     pub(crate) internal: bool,
     writer: Mutex<Partition<D>>,
@@ -32,27 +32,58 @@ pub(crate) struct PartitionHandle<D: Disk> {
     pub(crate) sync_state: AtomicU8,
     /// Its topic was deleted.
     gone: AtomicBool,
+    /// When a look first found records that were not synced, or [`CLEAN`].
+    unsynced_since: AtomicI64,
 }
+
+/// Nothing that is not synced was found by the last look.
+const CLEAN: Timestamp = i64::MIN;
 
 impl<D: Disk> PartitionHandle<D> {
     pub(crate) fn new(
         at: TopicPartition,
         partition: Partition<D>,
-        config: &crate::config::TopicConfig,
+        config: Arc<TopicConfig>,
     ) -> Self {
         Self {
             // Other names with two underscores belong to layers above, which write there as clients:
             // connectors keep their positions so.
             internal: matches!(&*at.topic, METADATA_TOPIC | OFFSETS_TOPIC | TRANSACTIONS_TOPIC),
             view: Arc::clone(partition.view()),
-            max_message_bytes: config.max_message_bytes as usize,
-            compact: config.compact,
+            config: ArcSwap::new(config),
             at,
             writer: Mutex::new(partition),
             changed: Notify::new(),
             sync_state: AtomicU8::new(0),
             gone: AtomicBool::new(false),
+            unsynced_since: AtomicI64::new(CLEAN),
         }
+    }
+
+    /// Takes over other settings, from the next append on.
+    pub(crate) fn configure(&self, config: Arc<TopicConfig>) {
+        self.lock().set_config(TopicConfig::clone(&config));
+        self.config.store(config);
+    }
+
+    /// Whether records are not synced for longer than the topic's `flush.ms`, as seen by a look now and
+    /// the looks before.
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
+        let Some(limit) = self.config.load().flush_ms else { return false };
+        if self.durable_end() >= self.view.log.end() {
+            self.unsynced_since.store(CLEAN, Ordering::Relaxed);
+            return false;
+        }
+        let since = self.unsynced_since.load(Ordering::Relaxed);
+        if since == CLEAN {
+            self.unsynced_since.store(now, Ordering::Relaxed);
+        }
+        let due =
+            limit == 0 || (since != CLEAN && now.saturating_sub(since) >= limit.cast_signed());
+        if due {
+            self.unsynced_since.store(CLEAN, Ordering::Relaxed);
+        }
+        due
     }
 
     /// The writer.

@@ -1,5 +1,6 @@
 //! F6 · The engine as a [`Log`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::Engine;
-use crate::client::log::{Ack, Appended, FetchFrom, FetchOptions, Fetched, Log};
+use crate::client::log::{Ack, Appended, FetchFrom, FetchOptions, Fetched, Isolation, Log};
 use crate::config::Level;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
 use crate::request::{
-    Membership, NewTopic, OffsetCommit, PartitionOffsets, TopicInfo, TransactionEnd,
+    GroupInfo, Membership, NewTopic, OffsetAt, OffsetCommit, OffsetSpec, PartitionOffsets,
+    TopicInfo, TransactionEnd, TransactionInfo,
 };
 
 #[async_trait]
@@ -37,6 +39,27 @@ impl<D: Disk> Log for Engine<D> {
 
     async fn topics(&self) -> Result<Vec<TopicInfo>> {
         Ok(self.inner.topics())
+    }
+
+    async fn alter_topic(
+        &self,
+        name: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<TopicInfo> {
+        self.inner.alter_topic(name, changes).await
+    }
+
+    async fn list_offset(
+        &self,
+        at: &TopicPartition,
+        which: OffsetSpec,
+        isolation: Isolation,
+    ) -> Result<Option<OffsetAt>> {
+        self.inner.list_offset(at, which, isolation)
+    }
+
+    async fn delete_records(&self, at: &TopicPartition, before: Offset) -> Result<Offset> {
+        self.inner.delete_records(at, before).await
     }
 
     async fn offsets(&self, at: &TopicPartition) -> Result<PartitionOffsets> {
@@ -112,6 +135,20 @@ impl<D: Disk> Log for Engine<D> {
         end: TransactionEnd,
     ) -> Result<ProducerIdentity> {
         self.inner.end_transaction(transactional_id, producer, end).await
+    }
+
+    async fn transactions(&self) -> Result<Vec<TransactionInfo>> {
+        self.inner.check_running()?;
+        Ok(self.inner.all_transactions())
+    }
+
+    async fn abort_transaction(&self, transactional_id: &str) -> Result<()> {
+        self.inner.abort_transaction(transactional_id).await
+    }
+
+    async fn groups(&self) -> Result<Vec<GroupInfo>> {
+        self.inner.check_running()?;
+        Ok(self.inner.all_groups())
     }
 
     async fn join_group(&self, group: &str) -> Result<Membership> {

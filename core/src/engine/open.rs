@@ -34,7 +34,7 @@ use super::{
     TRANSACTIONS_TOPIC,
 };
 use crate::batch::{self, BatchRef, Marker};
-use crate::config::{Level, LogConfig, TopicConfig};
+use crate::config::{Cleanup, Level, LogConfig, TopicConfig};
 use crate::coordinator::group::GroupCoordinator;
 use crate::coordinator::metadata::Metadata;
 use crate::coordinator::transaction::{EndPlan, TransactionCoordinator, Undecided};
@@ -310,7 +310,8 @@ impl<D: Disk> Opener<D> {
         let epoch =
             if take { metadata.leader_epoch().max(seen) + 1 } else { metadata.leader_epoch() };
         let partition = Partition::new(metadata_log, metadata_info.id, Level::Disk, epoch);
-        let metadata_handle = Arc::new(PartitionHandle::new(at, partition, &metadata_info.config));
+        let metadata_handle =
+            Arc::new(PartitionHandle::new(at, partition, Arc::new(metadata_info.config.clone())));
         let mut writer = MetadataWriter {
             handle: &metadata_handle,
             metadata: &mut metadata,
@@ -328,7 +329,7 @@ impl<D: Disk> Opener<D> {
         ] {
             if writer.metadata.topic(name).is_err() {
                 let config = TopicConfig {
-                    compact: true,
+                    cleanup: Cleanup::Compact,
                     segment_bytes: self.config.internal_segment_bytes,
                     ..TopicConfig::default()
                 };
@@ -395,7 +396,7 @@ impl<D: Disk> Opener<D> {
         self.disk.sync_dir(&self.log_dir).map_err(|e| Error::io("sync", &self.log_dir, e))?;
         let config = TopicConfig {
             level: Some(Level::Disk),
-            compact: true,
+            cleanup: Cleanup::Compact,
             segment_bytes: self.config.internal_segment_bytes,
             ..TopicConfig::default()
         };
@@ -483,7 +484,7 @@ impl<D: Disk> Opener<D> {
         for (at, (log, info)) in logs {
             let level = info.config.level.unwrap_or(self.config.level);
             let partition = Partition::new(log, info.id, level, epoch);
-            let handle = PartitionHandle::new(at.clone(), partition, &info.config);
+            let handle = PartitionHandle::new(at.clone(), partition, Arc::new(info.config.clone()));
             partitions.insert(at, Arc::new(handle));
         }
         for info in metadata.topics() {
@@ -741,7 +742,9 @@ fn replay_view<D: Disk>(
     let (mut offset, end) = (view.start(), view.end());
     let dir = log_dir.join(at.folder());
     let bad = |offset: Offset, what: String| {
-        Error::damaged(&dir, 0, format!("offset {offset}: {what}: restore the folder from a copy"))
+        let (path, position) = view.place_of(offset).unwrap_or_else(|| (dir.clone(), 0));
+        let what = format!("offset {offset}: {what}: restore the folder from a copy");
+        Error::damaged(&path, position, what)
     };
     while offset < end {
         let range = view.read(offset, end, 1 << 20, &buffers)?;

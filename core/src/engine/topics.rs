@@ -9,6 +9,7 @@
 //! is completed by the next open; a folder is only ever removed when it carries the id of a topic that
 //! a durable record deletes, never because metadata does not know it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -97,6 +98,31 @@ impl<D: Disk> Inner<D> {
         Ok(())
     }
 
+    /// Changes settings of a topic.
+    pub(super) async fn alter_topic(
+        self: &Arc<Self>,
+        name: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<TopicInfo> {
+        self.check_running()?;
+        let _one_at_a_time = self.topics_busy.lock().await;
+        let (info, end) = {
+            let mut metadata = self.metadata.state.lock();
+            let plan = metadata.alter_topic(name, changes)?;
+            (plan.reply, self.write_metadata_records(&mut metadata, &plan.records)?)
+        };
+        self.wait_durable(&[(Arc::clone(&self.metadata.handle), end)]).await?;
+        let config = Arc::new(info.config.clone());
+        for number in 0..info.partitions {
+            // One that is damaged has none to configure.
+            if let Ok(handle) = self.partition(&TopicPartition::new(Arc::clone(&info.name), number))
+            {
+                handle.configure(Arc::clone(&config));
+            }
+        }
+        Ok(info)
+    }
+
     pub(super) async fn delete_topic(self: &Arc<Self>, name: &str) -> Result<()> {
         self.check_running()?;
         if name.starts_with("__") {
@@ -183,6 +209,7 @@ pub(super) fn opening(
         config: info.config.clone(),
         clean,
         page_cache_bytes: config.page_cache_bytes,
+        recovery_bytes: config.recovery_bytes,
     }
 }
 
@@ -197,7 +224,14 @@ pub(super) fn open_partition<D: Disk>(
     let (log, recovered) = PartitionLog::open(disk, opening)?;
     let level = info.config.level.unwrap_or(level);
     let partition = Partition::new(log, info.id, level, epoch);
-    Ok((Arc::new(PartitionHandle::new(opening.at.clone(), partition, &info.config)), recovered))
+    Ok((
+        Arc::new(PartitionHandle::new(
+            opening.at.clone(),
+            partition,
+            Arc::new(info.config.clone()),
+        )),
+        recovered,
+    ))
 }
 
 /// Makes a topic's folders where they are missing, and makes their names durable.

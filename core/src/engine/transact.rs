@@ -30,7 +30,7 @@ use crate::coordinator::{CoordinatorRecord, partition_for};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::{Offset, ProducerIdentity, TopicPartition};
-use crate::request::TransactionEnd;
+use crate::request::{TransactionEnd, TransactionInfo};
 
 /// The epoch of this process's one coordinator, in markers. It would rise with a change of leader.
 pub(super) const COORDINATOR_EPOCH: i32 = 0;
@@ -334,6 +334,37 @@ impl<D: Disk> Inner<D> {
             }
         }
         Ok(())
+    }
+
+    /// All transactional ids, by name.
+    pub(super) fn all_transactions(&self) -> Vec<TransactionInfo> {
+        let mut all = Vec::new();
+        for shard in &self.transactions {
+            let state = shard.state.lock();
+            all.extend(state.transactions().map(|(id, found)| TransactionInfo {
+                id: Arc::clone(id),
+                producer: found.producer,
+                state: found.state.name(),
+                partitions: found.partitions.iter().cloned().collect(),
+                started: found.started,
+                timeout_ms: found.timeout_ms,
+            }));
+        }
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// Aborts an open transaction over its producer's head.
+    pub(super) async fn abort_transaction(self: &Arc<Self>, id: &str) -> Result<()> {
+        self.check_running()?;
+        let shard = self.transaction_shard(id);
+        let fresh = self.fresh_producer_id().await?;
+        {
+            let mut state = shard.state.lock();
+            let plan = state.abort_ongoing(id, fresh, self.clock.now())?;
+            self.write_transaction_records(shard, &mut state, &plan.records)?;
+        }
+        self.finish(id).await
     }
 
     /// Decides that an open transaction aborts, if `still` holds: it may have ended meanwhile, and

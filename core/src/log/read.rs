@@ -4,6 +4,7 @@
 //! bound; the first batch is returned even when it alone is larger than asked; a buffer goes back to
 //! its pool when the last slice of it is dropped.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -85,6 +86,8 @@ impl<D: Disk> LogView<D> {
         max_bytes: usize,
         buffers: &Buffers,
     ) -> Result<Range> {
+        // First, so that what is not below the start then is still in the list.
+        let segments = self.segments.load();
         let (start, end) = (self.start(), self.end());
         if offset < start || offset > end {
             return Err(Error::OffsetOutOfRange { at: self.at.clone(), offset, start, end });
@@ -93,17 +96,33 @@ impl<D: Disk> LogView<D> {
         if offset >= bound {
             return Ok(nothing);
         }
+        if let Some(range) = self.read_in(&segments, offset, bound, max_bytes, buffers)? {
+            return Ok(range);
+        }
+        // The segment was sealed and the next one begun after the list was looked at.
         let segments = self.segments.load();
+        Ok(self.read_in(&segments, offset, bound, max_bytes, buffers)?.unwrap_or(nothing))
+    }
+
+    fn read_in(
+        &self,
+        segments: &[Arc<Segment<D>>],
+        offset: Offset,
+        bound: Offset,
+        max_bytes: usize,
+        buffers: &Buffers,
+    ) -> Result<Option<Range>> {
         let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
         for segment in &segments[first..] {
             if let Some((position, header)) = segment.find(&self.disk, offset)? {
                 if header.base_offset > offset {
                     return Err(gap(segment, position, header.base_offset, offset));
                 }
-                return read_batches(segment, position, &header, bound, max_bytes, buffers);
+                return read_batches(segment, position, &header, bound, max_bytes, buffers)
+                    .map(Some);
             }
         }
-        Ok(nothing)
+        Ok(None)
     }
 
     /// The header of the batch that holds `offset`, and its bytes' place: for verifying what a
@@ -114,6 +133,15 @@ impl<D: Disk> LogView<D> {
         let Some(segment) = segments.get(first) else { return Ok(None) };
         let found = segment.find(&self.disk, offset)?;
         Ok(found.map(|(_, header)| header).filter(|h| h.base_offset <= offset))
+    }
+
+    /// The file and the byte at which the batch that holds `offset` begins, for messages.
+    pub(crate) fn place_of(&self, offset: Offset) -> Option<(PathBuf, u64)> {
+        let segments = self.segments.load();
+        let first = segments.partition_point(|s| s.base <= offset).checked_sub(1)?;
+        let segment = segments.get(first)?;
+        let (position, _) = segment.find(&self.disk, offset).ok()??;
+        Some((segment.path.clone(), position))
     }
 
     /// Transactions aborted that touch `from..to`, by first offset.
@@ -158,7 +186,7 @@ fn read_batches<D: Disk>(
     let there = segment.size() - position;
     let want = (max_bytes.max(first.size()) as u64).min(there) as usize;
     let mut buffer = buffers.take(want);
-    read_exact_at(&segment.file, &mut buffer.bytes[..want], position)
+    read_exact_at(&*segment.file, &mut buffer.bytes[..want], position)
         .map_err(|e| segment.unread(position, e))?;
     let mut filled = 0;
     let mut next = first.base_offset;

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use super::aborted::Aborted;
 use super::epochs::Epochs;
 use super::hint::{Hint, SLOT_LEN};
-use super::index::{Entry, GrowingIndex};
+use super::index::{Entry, Indexes, Marks, OffsetEntry, TimeEntry};
 use super::producers::Producers;
 use super::segment::{Segment, path_of};
 use super::{
@@ -47,6 +47,8 @@ pub struct Opening {
     pub clean: bool,
     /// [`LogConfig::page_cache_bytes`](crate::config::LogConfig::page_cache_bytes).
     pub page_cache_bytes: Option<u64>,
+    /// [`LogConfig::recovery_bytes`](crate::config::LogConfig::recovery_bytes).
+    pub recovery_bytes: u64,
 }
 
 /// What opening found and did.
@@ -61,6 +63,9 @@ pub struct Recovered {
     /// Segments that lay behind the cut and were removed.
     pub removed_segments: usize,
 }
+
+/// The endings of a segment's files, the batches last: while they are there, so is the segment.
+const FILES: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "log"];
 
 /// The largest side file that is read whole.
 const SIDE_FILE_LIMIT: u64 = 64 << 20;
@@ -96,9 +101,30 @@ struct Opener<'a, D: Disk> {
 struct Scan {
     size: u64,
     next: Offset,
-    index: GrowingIndex,
+    marks: Marks,
     aborted: Vec<Aborted>,
     bad: Option<String>,
+}
+
+/// Where a scan begins: at the front of a segment, or at the recovery point inside it.
+struct From {
+    position: u64,
+    offset: Offset,
+    indexes: Box<Indexes>,
+    marks: Marks,
+    aborted: Vec<Aborted>,
+}
+
+impl From {
+    fn front(base: Offset) -> Self {
+        Self {
+            position: 0,
+            offset: base,
+            indexes: Box::new(Indexes::new()),
+            marks: Marks::new(base),
+            aborted: Vec::new(),
+        }
+    }
 }
 
 impl<'a, D: Disk> Opener<'a, D> {
@@ -114,7 +140,13 @@ impl<'a, D: Disk> Opener<'a, D> {
                 temporaries.push(dir.join(&*name));
             }
             let Some((stem, suffix)) = name.split_once('.') else { continue };
+            if stem.len() != 20 || !stem.bytes().all(|b| b.is_ascii_digit()) {
+                continue;
+            }
             let Ok(offset) = stem.parse::<Offset>() else { continue };
+            if suffix.ends_with(".deleted") {
+                temporaries.push(dir.join(&*name));
+            }
             match suffix {
                 "log" => bases.push(offset),
                 "snapshot" => snapshots.push(offset),
@@ -152,12 +184,12 @@ impl<'a, D: Disk> Opener<'a, D> {
     }
 
     /// Opens after a clean stop: everything is durable, side files are whole, and the hint says
-    /// exactly where the log ends.
+    /// exactly where the log ends. Nothing is read but the side files.
     fn clean(&mut self) -> Result<PartitionLog<D>> {
-        let (Some(hint), Some((&active, sealed))) = (self.hint, self.bases.split_last()) else {
-            return self.unclean();
-        };
-        if hint.recovery_point != active {
+        let Some(hint) = self.hint else { return self.unclean() };
+        self.remove_below(hint.log_start)?;
+        let Some((&active, sealed)) = self.bases.split_last() else { return self.unclean() };
+        if hint.recovery_point != hint.durable_end || self.bases[0] > hint.log_start {
             return self.unclean();
         }
         let mut segments = Vec::new();
@@ -165,44 +197,65 @@ impl<'a, D: Disk> Opener<'a, D> {
             segments.push(Arc::new(self.sealed(base)?));
         }
         let noted = self.epochs();
-        // The active segment is read again: that fills its index and checks its batches.
-        let mut producers = self.snapshot_at(active)?;
-        let mut epochs = self.epochs_below(segments.len(), noted.as_ref())?;
-        let (segment, scan) = self.scan(active, &mut producers, &mut epochs)?;
+        let mut producers = self.producers_at(hint.recovery_point);
+        let from = match &producers {
+            Some(_) => self.resume(active, &hint)?,
+            None => None,
+        };
+        let (Some(producers), Some(from)) = (&mut producers, from) else { return self.unclean() };
+        let mut epochs = self.epochs_at(segments.len(), hint.durable_end, noted.as_ref())?;
+        let (segment, scan) = self.scan(active, from, producers, &mut epochs)?;
         if scan.bad.is_some() || scan.next != hint.durable_end {
-            // Less than there was is damage; more came from outside, and is checked as anything else.
+            // More came from outside, and is checked as anything else.
             return self.unclean();
         }
-        self.write_rebuilt_aborted(&segment)?;
         segments.push(Arc::new(segment));
         self.remove_strays(scan.next)?;
-        self.assemble(segments, producers, epochs, noted, hint, scan.next)
+        let producers = std::mem::take(producers);
+        self.assemble(segments, producers, epochs, noted, hint, scan.next, scan.marks)
     }
 
     /// Opens after anything else.
     fn unclean(&mut self) -> Result<PartitionLog<D>> {
-        let hint = self.hint.unwrap_or_default();
-        let Some(first) = self.bases.iter().rposition(|&b| b <= hint.recovery_point) else {
-            if hint.durable_end > 0 {
-                return Err(self.lost(hint.durable_end));
+        let hint = self.hint.unwrap_or_else(|| Hint {
+            // Without a hint everything that is there is read: nothing tells that more was.
+            log_start: self.bases.first().copied().unwrap_or(0),
+            recovery_point: self.bases.first().copied().unwrap_or(0),
+            recovery_base: self.bases.first().copied().unwrap_or(0),
+            ..Hint::default()
+        });
+        self.remove_below(hint.log_start)?;
+        let usable = self.bases.first().is_some_and(|&base| base <= hint.log_start);
+        let first = self.bases.iter().rposition(|&b| b <= hint.recovery_point);
+        let (true, Some(first)) = (usable, first) else {
+            if hint.durable_end > hint.log_start {
+                return Err(self.lost(hint.log_start, hint.durable_end));
             }
             // Nothing was ever synced. What there is lies behind a first segment whose name was lost.
-            if self.remove_segments(0)? {
-                self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
-            }
-            return self.empty();
+            return self.begin_again(hint.log_start);
         };
-        self.settle(first)?;
+        let resumed = match self.producers_at(hint.recovery_point) {
+            Some(producers) if hint.recovery_position > 0 => {
+                self.resume(self.bases[first], &hint)?.map(|from| (producers, from))
+            }
+            _ => None,
+        };
+        self.settle(first, resumed.as_ref().map_or(0, |(_, from)| from.position))?;
         let mut segments = Vec::new();
         for &base in &self.bases[..first] {
             segments.push(Arc::new(self.sealed(base)?));
         }
-        let mut producers = self.snapshot_at(self.bases[first])?;
+        let (mut producers, from) = match resumed {
+            Some(found) => found,
+            None => (self.snapshot_at(self.bases[first])?, From::front(self.bases[first])),
+        };
         let noted = self.epochs();
-        let mut epochs = self.epochs_below(first, noted.as_ref())?;
+        let mut epochs = self.epochs_at(first, from.offset, noted.as_ref())?;
         let mut next = self.bases[first];
         let mut cut: Option<usize> = None;
         let mut sealed: Vec<(Arc<Segment<D>>, Offset)> = Vec::new();
+        let mut from = Some(from);
+        let mut marks = Marks::new(next);
         for at in first..self.bases.len() {
             let base = self.bases[at];
             // Above the recovery point offsets are contiguous: a gap is the torn tail.
@@ -211,12 +264,14 @@ impl<'a, D: Disk> Opener<'a, D> {
                 break;
             }
             if let Some(before) = segments.last().filter(|_| at > first) {
-                self.reseal(before, base, &producers)?;
+                self.reseal(before, &marks, base, &producers)?;
                 sealed.push((Arc::clone(before), base));
             }
-            let (segment, scan) = self.scan(base, &mut producers, &mut epochs)?;
-            next = scan.next;
-            self.report.scanned_bytes += scan.size;
+            let from = from.take().unwrap_or_else(|| From::front(base));
+            let scanned_from = from.position;
+            let (segment, scan) = self.scan(base, from, &mut producers, &mut epochs)?;
+            (next, marks) = (scan.next, scan.marks);
+            self.report.scanned_bytes += scan.size - scanned_from;
             segments.push(Arc::new(segment));
             if let Some(bad) = scan.bad {
                 if next < hint.durable_end {
@@ -227,7 +282,12 @@ impl<'a, D: Disk> Opener<'a, D> {
             }
         }
         if next < hint.durable_end {
-            return Err(self.lost(hint.durable_end));
+            return Err(self.lost(next, hint.durable_end));
+        }
+        if next < hint.log_start {
+            // What was deleted reached further than what was synced: all that is left was deleted.
+            drop(segments);
+            return self.begin_again(hint.log_start);
         }
         let kept = segments.last().map(Arc::clone);
         if let Some(kept) = kept {
@@ -239,7 +299,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         self.remove_strays(next)?;
         epochs.cut(next);
         let hint = Hint { durable_end: next, ..hint };
-        let mut log = self.assemble(segments, producers, epochs, noted, hint, next)?;
+        let mut log = self.assemble(segments, producers, epochs, noted, hint, next, marks)?;
         // The recovery point passes these segments when the next job has synced their side files.
         log.unsynced = Unsynced { names: true, sealed, epochs: None };
         if log.has_sealed() {
@@ -248,22 +308,132 @@ impl<'a, D: Disk> Opener<'a, D> {
         Ok(log)
     }
 
+    /// An empty log that begins at `start`, whatever segments there are.
+    fn begin_again(&mut self, start: Offset) -> Result<PartitionLog<D>> {
+        if self.remove_segments(0)? {
+            self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
+        }
+        self.empty(start)
+    }
+
+    /// Segments that lie wholly below the log start were deleted, and a crash kept their files.
+    fn remove_below(&mut self, start: Offset) -> Result<()> {
+        let below = self.bases.iter().skip(1).take_while(|&&next| next <= start).count();
+        for base in self.bases.drain(..below) {
+            for suffix in FILES {
+                let path = path_of(self.dir, base, suffix);
+                match self.disk.remove(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::io("remove", &path, e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is needed to read the segment at `base` from the recovery point on; `None` when the hint
+    /// names no place in it, or its index is not there.
+    ///
+    /// The index was synced before the hint was written, and entries only narrow a search; the times
+    /// in it are believed when they rise.
+    fn resume(&self, base: Offset, hint: &Hint) -> Result<Option<From>> {
+        let (position, offset) = (hint.recovery_position, hint.recovery_point);
+        if base != hint.recovery_base || (position == 0) != (offset == base) {
+            return Ok(None);
+        }
+        let log = path_of(self.dir, base, "log");
+        let len = self.disk.stat(&log).map_err(|e| Error::io("look at", &log, e))?.len;
+        if len < position {
+            return Err(self.lost_bytes(base, len, position));
+        }
+        let indexes = Box::new(Indexes::new());
+        let mut marks = Marks::new(base);
+        if position == 0 {
+            return Ok(Some(From { position, offset, indexes, marks, aborted: Vec::new() }));
+        }
+        let side = |suffix| read_file(self.disk, &path_of(self.dir, base, suffix), SIDE_FILE_LIMIT);
+        let (Ok(offsets), Ok(times)) = (side("index"), side("timeindex")) else { return Ok(None) };
+        let end = (offset - base) as u32;
+        let mut last: Option<OffsetEntry> = None;
+        for bytes in offsets.chunks_exact(OffsetEntry::LEN) {
+            let Some(entry) = OffsetEntry::read(bytes) else { break };
+            let rises =
+                last.is_none_or(|l| l.relative < entry.relative && l.position < entry.position);
+            if !rises || entry.relative >= end || u64::from(entry.position) >= position {
+                break;
+            }
+            indexes.offsets.push(entry);
+            last = Some(entry);
+        }
+        let mut last: Option<TimeEntry> = None;
+        for bytes in times.chunks_exact(TimeEntry::LEN) {
+            let Some(entry) = TimeEntry::read(bytes) else { break };
+            let rises = last.is_none_or(|l| l.relative < entry.relative && l.time < entry.time);
+            if !rises || entry.relative >= end || entry.time < 0 {
+                break;
+            }
+            indexes.times.push(entry);
+            last = Some(entry);
+        }
+        let Some(first) = self.first_header(base)? else { return Ok(None) };
+        marks.resume(first.max_timestamp, last);
+        let aborted = match side("txnindex") {
+            // What follows the entries below the recovery point may be torn.
+            Ok(bytes) => Aborted::decode_below(&bytes, base, offset),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Some(Vec::new()),
+            Err(_) => None,
+        };
+        Ok(aborted.map(|aborted| From { position, offset, indexes, marks, aborted }))
+    }
+
+    fn first_header(&self, base: Offset) -> Result<Option<BatchHeader>> {
+        let path = path_of(self.dir, base, "log");
+        let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+        let mut bytes = [0; HEADER_LEN];
+        match read_exact_at(&file, &mut bytes, 0) {
+            Ok(()) => Ok(BatchHeader::parse(&bytes).ok()),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+
+    /// The producers as a snapshot taken at `offset` has them.
+    fn producers_at(&self, offset: Offset) -> Option<Producers> {
+        let file =
+            read_file(self.disk, &path_of(self.dir, offset, "snapshot"), SIDE_FILE_LIMIT).ok();
+        match file {
+            Some(file) => Producers::from_snapshot(&file),
+            // Nobody has written yet.
+            None => (offset == 0).then(Producers::default),
+        }
+    }
+
     /// Writes again what a roll writes: the index of the sealed segment and the snapshot after it.
-    fn reseal(&self, segment: &Segment<D>, next: Offset, producers: &Producers) -> Result<()> {
-        segment.write_index(self.disk, self.dir)?;
+    fn reseal(
+        &self,
+        segment: &Segment<D>,
+        marks: &Marks,
+        next: Offset,
+        producers: &Producers,
+    ) -> Result<()> {
+        segment.write_indexes(marks, self.disk, self.dir)?;
         let path = path_of(self.dir, next, "snapshot");
         write_file(self.disk, &path, &producers.to_snapshot()).map(drop)
     }
 
     /// Makes what a kill left in the page cache durable, then forgets the cache: from here on reads
     /// see the medium.
-    fn settle(&self, first: usize) -> Result<()> {
-        for &base in &self.bases[first..] {
+    fn settle(&self, first: usize, position: u64) -> Result<()> {
+        for (at, &base) in self.bases[first..].iter().enumerate() {
+            let from = if at == 0 { position } else { 0 };
             let path = path_of(self.dir, base, "log");
             let file =
                 self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
             file.sync_data().map_err(|e| Error::io("sync", &path, e))?;
-            file.drop_cache(u64::MAX).map_err(|e| Error::io("drop the cache of", &path, e))?;
+            file.drop_cache(from..u64::MAX)
+                .map_err(|e| Error::io("drop the cache of", &path, e))?;
         }
         self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))
     }
@@ -310,13 +480,20 @@ impl<'a, D: Disk> Opener<'a, D> {
     /// durably, before the log grows. Strays between segments go too; the newest one stays.
     fn remove_strays(&self, end: Offset) -> Result<()> {
         let newest = self.snapshots.iter().copied().filter(|&s| s <= end).max();
-        let stray = |&at: &Offset| at > end || !(self.bases.contains(&at) || Some(at) == newest);
+        let named = self.hint.map(|hint| hint.recovery_point);
+        let stray = |&at: &Offset| {
+            let known = self.bases.contains(&at) || Some(at) == newest || Some(at) == named;
+            at > end || !known
+        };
         let snapshots = self.snapshots.iter().copied().filter(stray);
         let snapshots = snapshots.map(|at| path_of(self.dir, at, "snapshot"));
         let mut removed = false;
         for path in snapshots.chain(self.orphans.iter().cloned()) {
-            self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-            removed = true;
+            match self.disk.remove(&path) {
+                Ok(()) => removed = true,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("remove", &path, e)),
+            }
         }
         if removed {
             self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
@@ -324,18 +501,27 @@ impl<'a, D: Disk> Opener<'a, D> {
         Ok(())
     }
 
-    fn empty(&mut self) -> Result<PartitionLog<D>> {
+    fn empty(&mut self, start: Offset) -> Result<PartitionLog<D>> {
         if !self.opening.clean {
             // The run that named the topic here may have been killed before it synced that name: the
             // first segment must not outlive it.
             self.disk.sync_dir(self.dir).map_err(|e| Error::io("sync", self.dir, e))?;
         }
-        let segment = Arc::new(Segment::create(self.disk, self.dir, 0)?);
-        self.remove_strays(0)?;
-        let hint = Hint { turn: self.hint.map_or(0, |h| h.turn), ..Hint::default() };
+        let segment = Arc::new(Segment::create(self.disk, self.dir, start)?);
+        self.remove_strays(start)?;
+        let hint = Hint {
+            turn: self.hint.map_or(0, |h| h.turn),
+            log_start: start,
+            recovery_point: start,
+            recovery_base: start,
+            durable_end: start,
+            recovery_position: 0,
+        };
         let (producers, epochs, noted) = (Producers::default(), Epochs::default(), self.epochs());
-        let mut log = self.assemble(vec![segment], producers, epochs, noted, hint, 0)?;
+        let marks = Marks::new(start);
+        let mut log = self.assemble(vec![segment], producers, epochs, noted, hint, start, marks)?;
         log.unsynced.names = true;
+        log.named = false;
         Ok(log)
     }
 
@@ -343,15 +529,19 @@ impl<'a, D: Disk> Opener<'a, D> {
         let path = path_of(self.dir, base, "log");
         let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
         let size = file.len().map_err(|e| Error::io("read", &path, e))?;
+        let aborted = Arc::new(self.aborted_of(base)?);
+        Ok(Segment::sealed(base, Arc::new(file), path, size, aborted))
+    }
+
+    fn aborted_of(&self, base: Offset) -> Result<Vec<Aborted>> {
         let side = path_of(self.dir, base, "txnindex");
-        let aborted = match read_file(self.disk, &side, SIDE_FILE_LIMIT) {
+        match read_file(self.disk, &side, SIDE_FILE_LIMIT) {
             Ok(bytes) => Aborted::decode_all(&bytes, base).ok_or_else(|| {
                 Error::damaged(&side, 0, "not an aborted-transaction index: remove it and the flushed-offset file to have both rebuilt")
-            })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(Error::io("read", &side, e)),
-        };
-        Ok(Segment::sealed(base, file, path, size, aborted))
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(Error::io("read", &side, e)),
+        }
     }
 
     /// The epochs as their file has them; `None` when it is missing or no such file.
@@ -360,18 +550,20 @@ impl<'a, D: Disk> Opener<'a, D> {
         Epochs::from_text(&bytes)
     }
 
-    /// The epochs of the first `count` segments: from the file, or, where that is lost, from the
-    /// batches themselves. What the file says of later segments is not believed.
-    fn epochs_below(&self, count: usize, noted: Option<&Epochs>) -> Result<Epochs> {
+    /// The epochs below `offset`, which lies in segment `count`: from the file, or, where that is lost,
+    /// from the batches themselves. What the file says of later records is not believed.
+    fn epochs_at(&self, count: usize, offset: Offset, noted: Option<&Epochs>) -> Result<Epochs> {
         if let Some(noted) = noted {
             let mut epochs = noted.clone();
-            epochs.cut(self.bases[count]);
+            epochs.cut(offset);
             return Ok(epochs);
         }
         let mut epochs = Epochs::default();
-        for &base in &self.bases[..count] {
+        let inside = usize::from(self.bases.get(count).is_some_and(|&base| base < offset));
+        for &base in &self.bases[..count + inside] {
             self.scan_whole(base, &mut Producers::default(), &mut epochs)?;
         }
+        epochs.cut(offset);
         Ok(epochs)
     }
 
@@ -399,29 +591,24 @@ impl<'a, D: Disk> Opener<'a, D> {
         producers: &mut Producers,
         epochs: &mut Epochs,
     ) -> Result<()> {
-        let (_, scan) = self.scan(base, producers, epochs)?;
+        let (_, scan) = self.scan(base, From::front(base), producers, epochs)?;
         scan.bad.map_or(Ok(()), |bad| Err(self.damaged(base, scan.size, &bad)))
     }
 
-    /// Reads a segment from its start to its first bad batch.
+    /// Reads a segment to its first bad batch.
     fn scan(
         &self,
         base: Offset,
+        from: From,
         producers: &mut Producers,
         epochs: &mut Epochs,
     ) -> Result<(Segment<D>, Scan)> {
         let path = path_of(self.dir, base, "log");
         let file = self.disk.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e))?;
         let len = file.len().map_err(|e| Error::io("read", &path, e))?;
-        let mut scan = Scan {
-            size: 0,
-            next: base,
-            index: GrowingIndex::new(),
-            aborted: Vec::new(),
-            bad: None,
-        };
+        let From { position, offset, indexes, marks, aborted } = from;
+        let mut scan = Scan { size: position, next: offset, marks, aborted, bad: None };
         let mut window = Window::new(&file, len);
-        let mut since_index = 0u64;
         while scan.size < len {
             let batch = match window.batch_at(scan.size) {
                 Ok(Ok(batch)) => batch,
@@ -437,24 +624,19 @@ impl<'a, D: Disk> Opener<'a, D> {
                     Some(format!("offset {} where {} must follow", header.base_offset, scan.next));
                 break;
             }
-            since_index += header.size() as u64;
-            if since_index > u64::from(self.opening.config.index_interval_bytes) {
-                scan.index.push(Entry {
-                    relative: (header.last_offset() - base) as u32,
-                    position: scan.size as u32,
-                });
-                since_index = 0;
-            }
+            let interval = self.opening.config.index_interval_bytes;
+            scan.marks.note(&indexes, &header, scan.size, interval);
             replay(&batch, producers, &mut scan.aborted);
             epochs.note(header.leader_epoch, header.base_offset);
             scan.size += header.size() as u64;
             scan.next = header.next_offset();
         }
-        let index = std::mem::replace(&mut scan.index, GrowingIndex::new());
-        let segment = Segment::recovered(base, file, path, scan.size, index, scan.aborted.clone());
+        let (greatest, aborted) = (scan.marks.greatest, scan.aborted.clone());
+        let segment = Segment::recovered(base, file, path, scan.size, indexes, greatest, aborted);
         Ok((segment, scan))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "all that opening found, once")]
     fn assemble(
         &mut self,
         segments: Vec<Arc<Segment<D>>>,
@@ -463,10 +645,11 @@ impl<'a, D: Disk> Opener<'a, D> {
         noted_epochs: Option<Epochs>,
         hint: Hint,
         end: Offset,
+        marks: Marks,
     ) -> Result<PartitionLog<D>> {
         // What is below the end now is durable, so every marker in it is decided.
         producers.decided_below(end);
-        let start = segments.first().map_or(0, |s| s.base);
+        let start = hint.log_start;
         let active = segments
             .last()
             .map(Arc::clone)
@@ -487,17 +670,21 @@ impl<'a, D: Disk> Opener<'a, D> {
             dir: self.dir.to_owned(),
             config: self.opening.config.clone(),
             page_cache_bytes: self.opening.page_cache_bytes,
+            recovery_bytes: self.opening.recovery_bytes,
             view,
             active,
             producers,
             epochs,
-            since_index: 0,
+            marks,
             hint,
             noted: self.hint.unwrap_or_default(),
             hint_file,
             durable_end: end,
             noted_epochs: noted_epochs.unwrap_or_default(),
             unsynced: Unsynced::default(),
+            inside: Vec::new(),
+            leaving: Vec::new(),
+            named: true,
             refusal: None,
         })
     }
@@ -527,14 +714,22 @@ impl<'a, D: Disk> Opener<'a, D> {
         )
     }
 
-    fn lost(&self, offset: Offset) -> Error {
+    fn lost(&self, from: Offset, to: Offset) -> Error {
         Error::damaged(
             self.dir,
             0,
             format!(
-                "records below offset {offset} were synced and are not there: restore the folder from a copy"
+                "records {from} to {} were synced and are not there: restore the folder from a copy",
+                to - 1
             ),
         )
+    }
+
+    fn lost_bytes(&self, base: Offset, len: u64, known: u64) -> Error {
+        let what = format!(
+            "the file ends here and had {known} bytes that were synced: restore it from a copy"
+        );
+        Error::damaged(&path_of(self.dir, base, "log"), len, what)
     }
 }
 

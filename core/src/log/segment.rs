@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   <base>.log        batch | batch | batch |            no header, no footer, no padding
-//!   <base>.index      see index.rs                       <base>.txnindex   see aborted.rs
+//!   <base>.index, <base>.timeindex   see index.rs        <base>.txnindex   see aborted.rs
 //! ```
 //!
 //! Always true here: bytes below `size` are whole batches and never change; a sealed segment is never
@@ -10,17 +10,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use std::sync::Arc;
 
 use super::aborted::Aborted;
-use super::index::{Entry, GrowingIndex, floor_in_file};
-use crate::batch::{BatchHeader, HEADER_LEN};
+use super::index::{Entry, InFile, Indexes, Marks, NO_TIME, OffsetEntry, TimeEntry};
+use crate::batch::{BatchHeader, BatchRef, HEADER_LEN, Scratch};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
-use crate::ids::Offset;
+use crate::ids::{LeaderEpoch, Offset, Timestamp};
 
 /// The path of one of a segment's files.
 pub(crate) fn path_of(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
@@ -28,15 +28,19 @@ pub(crate) fn path_of(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
 }
 
 /// Where lookups of a segment go.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "segments are few, and lookups are on the way of every fetch"
-)]
 enum Index<F> {
     /// In memory: the segment is, or was in this process, the active one.
-    Growing(GrowingIndex),
-    /// In the file, which is opened at the first lookup.
-    File(std::sync::OnceLock<Option<(F, u64)>>),
+    Growing(Box<Indexes>),
+    /// In the files, which are opened at the first lookup.
+    Files { offsets: OnceLock<Option<InFile<F>>>, times: OnceLock<Option<InFile<F>>> },
+}
+
+/// A record that was found by its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Timed {
+    pub(crate) offset: Offset,
+    pub(crate) time: Timestamp,
+    pub(crate) epoch: LeaderEpoch,
 }
 
 /// One segment of a partition.
@@ -44,15 +48,20 @@ pub(crate) struct Segment<D: Disk> {
     /// The offset its name says: at most that of its first batch.
     pub(crate) base: Offset,
     /// The batches.
-    pub(crate) file: D::File,
+    pub(crate) file: Arc<D::File>,
     /// The path of the batches, for messages.
     pub(crate) path: PathBuf,
     size: AtomicU64,
     /// Bytes below this were dropped from the page cache.
     forgotten: AtomicU64,
+    /// The greatest time of its records; [`UNKNOWN`] until somebody asked.
+    greatest: AtomicI64,
     index: Index<D::File>,
     aborted: ArcSwap<Vec<Aborted>>,
 }
+
+/// The greatest time of a segment that nobody asked for yet.
+const UNKNOWN: Timestamp = i64::MIN;
 
 impl<D: Disk> Segment<D> {
     /// Creates the file of a new, empty, active segment. A left-over of the same name (its folder
@@ -63,7 +72,7 @@ impl<D: Disk> Segment<D> {
         if file.len().map_err(|e| Error::io("read", &path, e))? > 0 {
             file.set_len(0).map_err(|e| Error::io("cut", &path, e))?;
         }
-        Ok(Self::assemble(base, file, path, 0, Index::Growing(GrowingIndex::new()), Vec::new()))
+        Ok(Self::recovered(base, file, path, 0, Box::new(Indexes::new()), NO_TIME, Vec::new()))
     }
 
     /// A segment whose content was looked at by recovery.
@@ -72,35 +81,50 @@ impl<D: Disk> Segment<D> {
         file: D::File,
         path: PathBuf,
         size: u64,
-        index: GrowingIndex,
+        indexes: Box<Indexes>,
+        greatest: Timestamp,
         aborted: Vec<Aborted>,
     ) -> Self {
-        Self::assemble(base, file, path, size, Index::Growing(index), aborted)
+        Self {
+            base,
+            file: Arc::new(file),
+            path,
+            size: AtomicU64::new(size),
+            forgotten: AtomicU64::new(0),
+            greatest: AtomicI64::new(greatest),
+            index: Index::Growing(indexes),
+            aborted: ArcSwap::from_pointee(aborted),
+        }
     }
 
     /// A sealed segment below the recovery point: its side files are trusted to be there, and
     /// checked when they are used.
     pub(crate) fn sealed(
         base: Offset,
-        file: D::File,
+        file: Arc<D::File>,
         path: PathBuf,
         size: u64,
-        aborted: Vec<Aborted>,
+        aborted: Arc<Vec<Aborted>>,
     ) -> Self {
-        Self::assemble(base, file, path, size, Index::File(std::sync::OnceLock::new()), aborted)
+        Self {
+            base,
+            file,
+            path,
+            size: AtomicU64::new(size),
+            forgotten: AtomicU64::new(0),
+            greatest: AtomicI64::new(UNKNOWN),
+            index: Index::Files { offsets: OnceLock::new(), times: OnceLock::new() },
+            aborted: ArcSwap::new(aborted),
+        }
     }
 
-    fn assemble(
-        base: Offset,
-        file: D::File,
-        path: PathBuf,
-        size: u64,
-        index: Index<D::File>,
-        aborted: Vec<Aborted>,
-    ) -> Self {
-        let aborted = ArcSwap::from_pointee(aborted);
-        let (size, forgotten) = (AtomicU64::new(size), AtomicU64::new(0));
-        Self { base, file, path, size, forgotten, index, aborted }
+    /// The same segment once it is sealed and its side files are durable: nothing of its indexes is
+    /// kept in memory any more.
+    pub(crate) fn at_rest(&self) -> Self {
+        let (file, aborted) = (Arc::clone(&self.file), self.aborted());
+        let rest = Self::sealed(self.base, file, self.path.clone(), self.size(), aborted);
+        rest.greatest.store(self.greatest.load(Ordering::Relaxed), Ordering::Relaxed);
+        rest
     }
 
     /// Bytes of whole batches.
@@ -117,7 +141,7 @@ impl<D: Disk> Segment<D> {
     /// the file is cut back to its size.
     pub(crate) fn append(&self, header: &[u8], body: &[u8]) -> Result<u64> {
         let position = self.size.load(Ordering::Relaxed);
-        match write_both(&self.file, header, body, position) {
+        match write_both(&*self.file, header, body, position) {
             Ok(()) => Ok(position),
             Err(e) => {
                 // What was partly written lies past `size`: no reader sees it, but recovery would
@@ -149,13 +173,17 @@ impl<D: Disk> Segment<D> {
         self.size.store(size, Ordering::Release);
     }
 
-    /// Adds an index entry for the batch at `position`.
-    pub(crate) fn mark(&self, last_offset: Offset, position: u64) {
-        if let Index::Growing(index) = &self.index {
-            index.push(Entry {
-                relative: (last_offset - self.base) as u32,
-                position: position as u32,
-            });
+    /// Notes a batch in the indexes.
+    pub(crate) fn note(
+        &self,
+        marks: &mut Marks,
+        header: &BatchHeader,
+        position: u64,
+        interval: u32,
+    ) {
+        if let Index::Growing(indexes) = &self.index {
+            marks.note(indexes, header, position, interval);
+            self.greatest.store(marks.greatest, Ordering::Release);
         }
     }
 
@@ -187,14 +215,20 @@ impl<D: Disk> Segment<D> {
         Ok(())
     }
 
-    /// Writes the index file from the entries in memory. Sealed segments have theirs.
-    pub(crate) fn write_index(&self, disk: &D, dir: &Path) -> Result<()> {
-        let Index::Growing(index) = &self.index else { return Ok(()) };
-        let path = path_of(dir, self.base, "index");
+    /// Writes the index files from the entries in memory, the last time among them. Sealed segments
+    /// have theirs.
+    pub(crate) fn write_indexes(&self, marks: &Marks, disk: &D, dir: &Path) -> Result<()> {
+        let Index::Growing(indexes) = &self.index else { return Ok(()) };
+        marks.enter_time(indexes);
+        self.write_side(disk, dir, "index", &indexes.offsets.to_bytes(0))?;
+        self.write_side(disk, dir, "timeindex", &indexes.times.to_bytes(0))
+    }
+
+    fn write_side(&self, disk: &D, dir: &Path, suffix: &str, bytes: &[u8]) -> Result<()> {
+        let path = path_of(dir, self.base, suffix);
         let write = || -> io::Result<()> {
             let file = disk.open(&path, Open::Create)?;
-            let bytes = index.to_bytes(0);
-            write_all_at(&file, &bytes, 0)?;
+            write_all_at(&file, bytes, 0)?;
             if file.len()? != bytes.len() as u64 {
                 file.set_len(bytes.len() as u64)?;
             }
@@ -203,29 +237,132 @@ impl<D: Disk> Segment<D> {
         write().map_err(|e| Error::io("write", &path, e))
     }
 
+    fn index_file<E: Entry>(&self, disk: &D, suffix: &str) -> Option<InFile<D::File>> {
+        let file = disk.open(&self.path.with_extension(suffix), Open::Read).ok()?;
+        let len = file.len().ok()?;
+        Some(InFile::new::<E>(file, len))
+    }
+
+    fn offset_entry(&self, disk: &D, relative: u32) -> Option<OffsetEntry> {
+        match &self.index {
+            Index::Growing(indexes) => indexes.offsets.floor(&relative),
+            Index::Files { offsets, .. } => offsets
+                .get_or_init(|| self.index_file::<OffsetEntry>(disk, "index"))
+                .as_ref()?
+                .floor(&relative),
+        }
+    }
+
+    fn time_entry(&self, disk: &D, time: Timestamp) -> Option<TimeEntry> {
+        match &self.index {
+            Index::Growing(indexes) => indexes.times.floor(&time),
+            Index::Files { times, .. } => times
+                .get_or_init(|| self.index_file::<TimeEntry>(disk, "timeindex"))
+                .as_ref()?
+                .floor(&time),
+        }
+    }
+
+    fn last_time_entry(&self, disk: &D) -> Option<TimeEntry> {
+        match &self.index {
+            Index::Growing(indexes) => indexes.times.last(),
+            Index::Files { times, .. } => times
+                .get_or_init(|| self.index_file::<TimeEntry>(disk, "timeindex"))
+                .as_ref()?
+                .last(),
+        }
+    }
+
+    /// The greatest time of its records; [`NO_TIME`] when none has one. Of a sealed segment it is read
+    /// from the time index, and from the batches where that does not agree with them.
+    pub(crate) fn greatest_time(&self, disk: &D) -> Result<Timestamp> {
+        let known = self.greatest.load(Ordering::Acquire);
+        if known != UNKNOWN {
+            return Ok(known);
+        }
+        let greatest = match self.last_time_entry(disk) {
+            Some(entry) if self.confirms(disk, entry)?.is_some() => entry.time,
+            _ => {
+                let mut greatest = NO_TIME;
+                self.headers(0, |_, header| {
+                    greatest = greatest.max(header.max_timestamp);
+                    Ok(true)
+                })?;
+                greatest
+            }
+        };
+        self.greatest.store(greatest, Ordering::Release);
+        Ok(greatest)
+    }
+
+    /// Where the batch of a time entry begins, if there is such a batch. No sum covers the entry.
+    fn confirms(&self, disk: &D, entry: TimeEntry) -> Result<Option<u64>> {
+        let offset = self.base + i64::from(entry.relative);
+        let found = self.find(disk, offset)?;
+        let is_it = |header: &BatchHeader| {
+            (header.last_offset(), header.max_timestamp) == (offset, entry.time)
+        };
+        Ok(found.filter(|(_, header)| is_it(header)).map(|(position, _)| position))
+    }
+
+    /// The first record at `from` or later, below `bound`, whose time is `time` or later.
+    pub(crate) fn first_at_or_after(
+        &self,
+        disk: &D,
+        time: Timestamp,
+        from: Offset,
+        bound: Offset,
+    ) -> Result<Option<Timed>> {
+        // Records up to this entry are older: what is wanted lies behind the entry's batch.
+        let before = time.checked_sub(1).and_then(|before| self.time_entry(disk, before));
+        let start = match before {
+            Some(entry) => self.confirms(disk, entry)?.unwrap_or(0),
+            None => 0,
+        };
+        let (mut bytes, mut scratch) = (Vec::new(), Scratch::default());
+        let mut found = None;
+        self.headers(start, |position, header| {
+            if header.base_offset >= bound {
+                return Ok(false);
+            }
+            if header.max_timestamp < time || header.last_offset() < from {
+                return Ok(true);
+            }
+            bytes.resize(header.size(), 0);
+            read_exact_at(&*self.file, &mut bytes, position)
+                .map_err(|e| self.unread(position, e))?;
+            let damaged = |e: crate::batch::BatchError| {
+                Error::damaged(&self.path, position, format!("no batch here: {e}"))
+            };
+            let batch = BatchRef::parse(&bytes).map_err(damaged)?;
+            batch.check_crc().map_err(damaged)?;
+            for record in batch.records(&mut scratch).map_err(damaged)? {
+                let record = record.map_err(damaged)?;
+                let wanted = record.timestamp >= time && record.offset >= from;
+                if wanted && record.offset < bound {
+                    found = Some(Timed {
+                        offset: record.offset,
+                        time: record.timestamp,
+                        epoch: header.leader_epoch,
+                    });
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
     /// Where to begin looking for `offset`: the position of a batch that ends at or before it, or 0.
     pub(crate) fn floor(&self, disk: &D, offset: Offset) -> u64 {
         let Ok(relative) = u32::try_from(offset - self.base) else { return 0 };
-        let entry = match &self.index {
-            Index::Growing(index) => index.floor(relative),
-            Index::File(file) => file
-                .get_or_init(|| {
-                    let path = self.path.with_extension("index");
-                    let file = disk.open(&path, Open::Read).ok()?;
-                    let len = file.len().ok()?;
-                    Some((file, len))
-                })
-                .as_ref()
-                .and_then(|(file, len)| floor_in_file(file, *len, relative)),
-        };
-        let position = entry.map_or(0, |e| u64::from(e.position));
-        // An index is not checksummed: an entry that does not land on a batch of the right offsets
-        // only costs a scan from the start.
-        let fits = |header: BatchHeader| {
-            header.base_offset >= self.base && header.base_offset <= offset.max(self.base)
-        };
-        match self.header_at(position) {
-            Ok(Some(header)) if fits(header) => position,
+        let entry = self.offset_entry(disk, relative);
+        let Some(entry) = entry else { return 0 };
+        // An index has no sum: an entry counts when the batch there ends where the entry says. Any
+        // other only costs a scan from the start.
+        let ends = self.base + i64::from(entry.relative);
+        match self.header_at(u64::from(entry.position)) {
+            Ok(Some(header)) if header.last_offset() == ends => u64::from(entry.position),
             _ => 0,
         }
     }
@@ -236,7 +373,7 @@ impl<D: Disk> Segment<D> {
             return Ok(None);
         }
         let mut bytes = [0; HEADER_LEN];
-        read_exact_at(&self.file, &mut bytes, position).map_err(|e| self.unread(position, e))?;
+        read_exact_at(&*self.file, &mut bytes, position).map_err(|e| self.unread(position, e))?;
         BatchHeader::parse(&bytes)
             .map(Some)
             .map_err(|e| Error::damaged(&self.path, position, format!("no batch header here: {e}")))
@@ -245,10 +382,30 @@ impl<D: Disk> Segment<D> {
     /// The position of the batch that holds `offset`, or of the first one after it, with its header;
     /// `None` when every batch ends before it.
     pub(crate) fn find(&self, disk: &D, offset: Offset) -> Result<Option<(u64, BatchHeader)>> {
-        let mut position = self.floor(disk, offset);
+        let mut found = None;
+        self.headers(self.floor(disk, offset), |position, header| {
+            if header.last_offset() < offset {
+                return Ok(true);
+            }
+            found = Some((position, *header));
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    /// Shows the headers from `position` on, which is that of a batch, while `look` wants more.
+    ///
+    /// No sum covers the offsets in a header, so they are checked against each other: a batch begins
+    /// where the one before it ended, and the first of a segment at its base.
+    fn headers(
+        &self,
+        mut position: u64,
+        mut look: impl FnMut(u64, &BatchHeader) -> Result<bool>,
+    ) -> Result<()> {
         // Headers of small batches come many to a block: one read serves them all.
         let mut block = [0; 4096];
         let (mut start, mut filled) = (position, 0usize);
+        let mut next = (position == 0).then_some(self.base);
         while position < self.size() {
             let inside = position.checked_sub(start).map(|at| at as usize);
             let header = match inside {
@@ -259,7 +416,7 @@ impl<D: Disk> Segment<D> {
                         let what = "the segment ends inside a batch header";
                         return Err(Error::damaged(&self.path, position, what));
                     }
-                    read_exact_at(&self.file, &mut block[..want], position)
+                    read_exact_at(&*self.file, &mut block[..want], position)
                         .map_err(|e| self.unread(position, e))?;
                     (start, filled) = (position, want);
                     &block[..HEADER_LEN]
@@ -268,12 +425,21 @@ impl<D: Disk> Segment<D> {
             let header = BatchHeader::parse(header).map_err(|e| {
                 Error::damaged(&self.path, position, format!("no batch header here: {e}"))
             })?;
-            if header.last_offset() >= offset {
-                return Ok(Some((position, header)));
+            if next.is_some_and(|next| next != header.base_offset) {
+                let what = format!(
+                    "offset {} where {} must follow: records are missing; restore the folder from a copy",
+                    header.base_offset,
+                    next.unwrap_or_default()
+                );
+                return Err(Error::damaged(&self.path, position, what));
             }
+            if !look(position, &header)? {
+                return Ok(());
+            }
+            next = Some(header.next_offset());
             position += header.size() as u64;
         }
-        Ok(None)
+        Ok(())
     }
 
     /// A read error at `position`.

@@ -189,14 +189,17 @@ impl Content {
     }
 
     /// Drops the clean pages: they are read from the medium again. Dirty pages and the length stay.
-    pub(super) fn drop_clean(&mut self, below: u64) {
+    pub(super) fn drop_clean(&mut self, bytes: &std::ops::Range<u64>) {
         let mut fresh = self.medium.clone();
         cut(&mut fresh, floor(&self.lens).min(self.len));
         for page in &self.dirty {
             fresh.insert(*page, self.dirty_page(*page));
         }
-        fresh.split_off(&(below / PAGE));
-        fresh.append(&mut self.cache.split_off(&(below / PAGE)));
+        // Of the pages, those that do not lie wholly within the bytes stay as they are.
+        let (first, end) = (bytes.start.div_ceil(PAGE), bytes.end / PAGE);
+        let stays = |page: &u64| !(first..end).contains(page);
+        fresh.retain(|page, _| !stays(page));
+        fresh.extend(std::mem::take(&mut self.cache).into_iter().filter(|(page, _)| stays(page)));
         self.cache = fresh;
     }
 
