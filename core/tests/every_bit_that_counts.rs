@@ -63,7 +63,7 @@ fn written() -> SimDisk {
     let disk = SimDisk::new(1);
     disk.set_early_write_back(0);
     let log = open(&disk, Level::Disk, 1).expect("opens");
-    create(&*log, "t", 1, 1700).expect("created");
+    create(&*log, "t", 1, 1100).expect("created");
     for round in 0..3 {
         append(&*log, &at("t"), &format!("value {round}")).expect("acknowledged");
         for how in [TransactionEnd::Abort, TransactionEnd::Commit] {

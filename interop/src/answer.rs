@@ -2,7 +2,8 @@
 //! Folders.java asks.
 //!
 //! Always true here: everything comes from what the engine's fetch gave, batch by batch; lookups are
-//! answered by a walk over all of it, so that they say what is right, not what an index finds.
+//! answered by a walk over all of it, so that they say what is right, not what an index finds; what the
+//! engine's own lookups find must be the same.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thalweg_core::Log;
 use thalweg_core::batch::{Scratch, Visible, batches};
-use thalweg_core::client::log::{FetchFrom, FetchOptions, Isolation, PartitionOffsets};
+use thalweg_core::client::log::{FetchFrom, FetchOptions, Isolation, OffsetSpec, PartitionOffsets};
 use thalweg_core::ids::{Offset, Timestamp, TopicPartition};
 use thalweg_core::record::AbortedTransaction;
 
@@ -52,23 +53,43 @@ impl Partition {
         Ok(())
     }
 
-    /// Adds the questions that may be asked of this partition, and the answers.
-    pub(crate) fn answers(&self, out: &mut String) -> Outcome<()> {
+    /// Adds the questions that may be asked of this partition, and the answers; and a line for each lookup of
+    /// the engine that finds something else.
+    pub(crate) async fn answers(
+        &self,
+        log: &Arc<dyn Log>,
+        out: &mut String,
+        faults: &mut String,
+    ) -> Outcome<()> {
         let times = self.times()?;
         let head = format!("{} {}", self.at.topic, self.at.partition);
         writeln!(out, "{head} start 0 {}", self.offsets.start)?;
         writeln!(out, "{head} end read_committed {}", self.offsets.last_stable)?;
         writeln!(out, "{head} end read_uncommitted {}", self.offsets.high_watermark)?;
         let latest = times.iter().map(|&(_, time)| time).max();
-        let latest = times.iter().find(|&&(_, time)| Some(time) == latest);
+        let latest = times.iter().find(|&&(_, time)| Some(time) == latest).copied();
         writeln!(out, "{head} latest-time 0 {}", or_none(latest))?;
+        let mut look_up = vec![
+            (OffsetSpec::Earliest, Some((self.offsets.start, -1))),
+            (OffsetSpec::Latest, Some((self.offsets.high_watermark, -1))),
+            (OffsetSpec::MaxTimestamp, latest),
+        ];
         let asked: BTreeSet<Timestamp> = (times.iter())
             .flat_map(|&(_, time)| (time - 1..=time + 1).map(|near| near.max(0)))
             .chain([0])
             .collect();
         for asked in some(asked.into_iter().collect()) {
-            let found = times.iter().find(|&&(_, time)| time >= asked);
+            let found = times.iter().find(|&&(_, time)| time >= asked).copied();
             writeln!(out, "{head} time {asked} {}", or_none(found))?;
+            look_up.push((OffsetSpec::AtOrAfter(asked), found));
+        }
+        for (spec, wanted) in look_up {
+            let found = log.list_offset(&self.at, spec, Isolation::ReadUncommitted).await?;
+            let found = found.map(|found| (found.offset, found.timestamp));
+            if found != wanted {
+                let (found, wanted) = (or_none(found), or_none(wanted));
+                writeln!(faults, "{head} {spec:?}: {found} found, {wanted} is right")?;
+            }
         }
         let committed = self.visible(Isolation::ReadCommitted)?;
         let uncommitted = self.visible(Isolation::ReadUncommitted)?;
@@ -98,7 +119,9 @@ impl Partition {
             for batch in batches(bytes) {
                 for record in batch?.records(&mut scratch)? {
                     let record = record?;
-                    all.push((record.offset, record.timestamp));
+                    if record.offset >= self.offsets.start {
+                        all.push((record.offset, record.timestamp));
+                    }
                 }
             }
         }
@@ -155,6 +178,6 @@ fn some(all: Vec<i64>) -> Vec<i64> {
     some
 }
 
-fn or_none(found: Option<&(Offset, Timestamp)>) -> String {
+fn or_none(found: Option<(Offset, Timestamp)>) -> String {
     found.map_or("none".to_owned(), |(offset, time)| format!("{offset} {time}"))
 }

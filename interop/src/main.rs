@@ -5,7 +5,8 @@
 //!     DIR/                              our data folder, stopped cleanly
 //!     OUT/topics                        what it holds, as Folders.java creates it: NAME PARTITIONS [KEY=VALUE ...]
 //!     OUT/records.<isolation>.ndjson    what ours serves, a record a line, as Folders.java prints it
-//!     OUT/answers.txt                   what ours answers, as Folders.java asks it
+//!     OUT/answers.txt                   what is right to answer, as Folders.java asks it
+//!     OUT/lookups.faults                where the engine's own lookups find something else: empty
 //! ```
 //!
 //! Always true here: what is said of the folder is read from the engine before it stops, so that
@@ -72,7 +73,7 @@ async fn open(dir: &Path) -> Outcome<Engine<RealDisk>> {
 
 /// Says what ours serves.
 async fn describe(log: &Arc<dyn Log>, out: &Path) -> Outcome<()> {
-    let (mut topics, mut answers) = (String::new(), String::new());
+    let (mut topics, mut answers, mut faults) = (String::new(), String::new(), String::new());
     let (mut committed, mut uncommitted) = (String::new(), String::new());
     for topic in log.topics().await? {
         if topic.name.starts_with("__") {
@@ -89,12 +90,13 @@ async fn describe(log: &Arc<dyn Log>, out: &Path) -> Outcome<()> {
             let partition = answer::Partition::read(log, &topic.name, number).await?;
             partition.records(Isolation::ReadCommitted, &mut committed)?;
             partition.records(Isolation::ReadUncommitted, &mut uncommitted)?;
-            partition.answers(&mut answers)?;
+            partition.answers(log, &mut answers, &mut faults).await?;
         }
     }
     fs::write(out.join("topics"), topics)?;
     fs::write(out.join("records.read_committed.ndjson"), committed)?;
     fs::write(out.join("records.read_uncommitted.ndjson"), uncommitted)?;
     fs::write(out.join("answers.txt"), answers)?;
+    fs::write(out.join("lookups.faults"), faults)?;
     Ok(())
 }

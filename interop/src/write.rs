@@ -11,7 +11,7 @@ use thalweg_core::Log;
 use thalweg_core::batch::BatchBuilder;
 use thalweg_core::client::log::{Ack, Membership, NewTopic, OffsetCommit, TopicConfig};
 use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
-use thalweg_core::config::Compression;
+use thalweg_core::config::{Compression, TimestampType};
 use thalweg_core::ids::{ProducerIdentity, Timestamp, TopicPartition};
 
 use crate::Outcome;
@@ -37,6 +37,7 @@ pub(crate) async fn everything(log: &Arc<dyn Log>) -> Outcome<()> {
     }
     let small = TopicConfig { segment_bytes: 1 << 20, ..TopicConfig::default() };
     create(log, "segments", 1, small.clone()).await?;
+    create(log, "cut", 1, small.clone()).await?;
     create(log, "many-batches", 1, small).await?;
     for (name, partitions) in [("empty", 1), ("epochs", 1), ("transactions", 2)] {
         create(log, name, partitions, TopicConfig::default()).await?;
@@ -44,7 +45,15 @@ pub(crate) async fn everything(log: &Arc<dyn Log>) -> Outcome<()> {
     for (name, codec) in CODECS {
         every_shape(log, &format!("codec-{name}"), codec).await?;
     }
-    segments(log).await?;
+    let append_time =
+        TopicConfig { timestamp_type: TimestampType::LogAppendTime, ..TopicConfig::default() };
+    create(log, "append-time", 1, append_time).await?;
+    for (_, codec) in CODECS {
+        every_shape(log, "append-time", codec).await?;
+    }
+    segments(log, "segments", 420).await?;
+    segments(log, "cut", 200).await?;
+    log.delete_records(&TopicPartition::new("cut", 0), 150).await?;
     many_batches(log).await?;
     positions(log).await
 }
@@ -130,9 +139,9 @@ async fn every_shape(log: &Arc<dyn Log>, topic: &str, codec: Compression) -> Out
 }
 
 /// Batches of some 8 KiB, an index entry each; every tenth is a quarter of a minute late.
-async fn segments(log: &Arc<dyn Log>) -> Outcome<()> {
-    let mut writer = Writer::new(log, "segments", 0, Compression::None).await?;
-    for n in 0..420 {
+async fn segments(log: &Arc<dyn Log>, topic: &str, batches: i64) -> Outcome<()> {
+    let mut writer = Writer::new(log, topic, 0, Compression::None).await?;
+    for n in 0..batches {
         let late = if n % 10 == 9 { 15_000 } else { 0 };
         let value = format!("the value of batch {n}. ").repeat(330);
         let key = format!("batch-{n}");
