@@ -28,6 +28,7 @@ mod read;
 mod recover;
 mod retention;
 mod segment;
+mod sums;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use self::epochs::Epochs;
 use self::hint::Hint;
 use self::index::Marks;
 use self::producers::{Check, Ended, Producers, Tail};
-use self::segment::{Segment, path_of};
+use self::segment::{SIDECAR, Segment, path_of};
 use crate::batch::{self, BatchHeader, HEADER_LEN, Marker};
 use crate::config::TopicConfig;
 use crate::disk::handles::{Handles, Slot};
@@ -380,7 +381,7 @@ impl<D: Disk> PartitionLog<D> {
 
     /// Index of the active segment, producer snapshot as of `end`, epochs: written, not synced.
     fn write_side_files(&mut self, end: Offset) -> Result<()> {
-        self.active.write_indexes(&self.marks, &self.disk, &self.dir)?;
+        self.active.write_indexes(&self.marks, end, &self.disk, &self.dir)?;
         let snapshot = path_of(&self.dir, end, "snapshot");
         write_file(&self.disk, &snapshot, &self.producers.to_snapshot())?;
         self.unsynced.names = true;
@@ -478,8 +479,8 @@ impl<D: Disk> PartitionLog<D> {
         }
         let mut segments = self.view.segments.load().as_ref().clone();
         for segment in &mut segments {
-            if sealed.iter().any(|(done, _)| Arc::ptr_eq(done, segment)) {
-                *segment = Arc::new(segment.at_rest());
+            if let Some((_, end)) = sealed.iter().find(|(done, _)| Arc::ptr_eq(done, segment)) {
+                *segment = Arc::new(segment.at_rest(*end));
             }
         }
         self.view.segments.store(Arc::new(segments));
@@ -551,6 +552,7 @@ impl<D: Disk> PartitionLog<D> {
             path_of(&self.dir, self.active.base, "timeindex"),
             path_of(&self.dir, self.active.base, "txnindex"),
             path_of(&self.dir, end, "snapshot"),
+            path_of(&self.dir, end, SIDECAR),
         ];
         for path in files {
             sync_if_there(&self.disk, &path)?;
@@ -629,6 +631,7 @@ impl<D: Disk> SyncJob<D> {
         for suffix in ["txnindex", "index", "timeindex"] {
             sync_if_there(&self.disk, &path_of(&self.dir, base, suffix))?;
         }
+        sync_if_there(&self.disk, &path_of(&self.dir, end, SIDECAR))?;
         sync_if_there(&self.disk, &path_of(&self.dir, end, "snapshot"))
     }
 

@@ -131,6 +131,11 @@ impl<D: Disk> Slot<D> {
         self.handles.slot(self.path.with_extension(suffix), Open::Read)
     }
 
+    /// The file of another name in the same folder, for reading.
+    pub(crate) fn sibling(&self, name: &str) -> Arc<Self> {
+        self.handles.slot(self.path.with_file_name(name), Open::Read)
+    }
+
     /// The file, opened if need be.
     ///
     /// # Errors

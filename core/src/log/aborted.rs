@@ -41,15 +41,12 @@ impl Aborted {
 
     /// Reads all entries of a file; `None` when it is no such file (wrong size, version or order).
     pub(crate) fn decode_all(file: &[u8], base: Offset) -> Option<Vec<Self>> {
-        let whole = file.len().is_multiple_of(ENTRY_LEN);
-        whole.then(|| Self::decode_below(file, base, Offset::MAX)).flatten()
-    }
-
-    /// Reads the entries whose marker is below `end`, whatever follows them; `None` when something
-    /// else is met first.
-    pub(crate) fn decode_below(file: &[u8], base: Offset, end: Offset) -> Option<Vec<Self>> {
-        let mut all: Vec<Self> = Vec::new();
-        for entry in file.as_chunks::<ENTRY_LEN>().0 {
+        let (entries, rest) = file.as_chunks::<ENTRY_LEN>();
+        if !rest.is_empty() {
+            return None;
+        }
+        let mut all: Vec<Self> = Vec::with_capacity(entries.len());
+        for entry in entries {
             let i64_at = |at: usize| -> Option<i64> {
                 Some(i64::from_be_bytes(entry.get(at..at + 8)?.try_into().ok()?))
             };
@@ -62,9 +59,6 @@ impl Aborted {
             let ordered = all.last().is_none_or(|last| last.last_offset < one.last_offset);
             if entry[..2] != [0, 0] || one.last_offset < base || !ordered {
                 return None;
-            }
-            if one.last_offset >= end {
-                break;
             }
             all.push(one);
         }

@@ -24,7 +24,8 @@ use super::epochs::Epochs;
 use super::hint::{Hint, SLOT_LEN};
 use super::index::{Entry, Indexes, Marks, OffsetEntry, TimeEntry};
 use super::producers::Producers;
-use super::segment::{Segment, path_of};
+use super::segment::{SIDECAR, Segment, path_of};
+use super::sums::Sums;
 use super::{
     EPOCHS_FILE, EPOCHS_TMP, HINT_FILE, LogView, METADATA_TMP, PartitionLog, Unsynced, write_file,
 };
@@ -69,7 +70,7 @@ pub struct Recovered {
 const FILES: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "log"];
 
 /// The largest side file that is read whole.
-const SIDE_FILE_LIMIT: u64 = 64 << 20;
+pub(super) const SIDE_FILE_LIMIT: u64 = 64 << 20;
 const SCAN_CHUNK: usize = 1 << 20;
 
 impl<D: Disk> PartitionLog<D> {
@@ -92,6 +93,7 @@ struct Opener<'a, D: Disk> {
     dir: &'a Path,
     bases: Vec<Offset>,
     snapshots: Vec<Offset>,
+    sidecars: Vec<Offset>,
     /// Side files whose segment is not there.
     orphans: Vec<PathBuf>,
     hint: Option<Hint>,
@@ -135,6 +137,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         let dir = opening.dir.as_path();
         let mut bases = Vec::new();
         let mut snapshots = Vec::new();
+        let mut sidecars = Vec::new();
         let mut sides = Vec::new();
         let mut temporaries = Vec::new();
         for entry in disk.list(dir).map_err(|e| Error::io("list", dir, e))? {
@@ -153,6 +156,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             match suffix {
                 "log" => bases.push(offset),
                 "snapshot" => snapshots.push(offset),
+                SIDECAR => sidecars.push(offset),
                 "index" | "txnindex" | "timeindex" => sides.push((offset, dir.join(&*name))),
                 _ => {}
             }
@@ -180,6 +184,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             dir,
             bases,
             snapshots,
+            sidecars,
             orphans,
             hint,
             hint_file: Some(handles.slot_of(path, Open::Create, file)),
@@ -197,8 +202,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             return self.unclean();
         }
         let mut segments = Vec::new();
-        for &base in sealed {
-            segments.push(Arc::new(self.sealed(base)?));
+        for (&base, &end) in sealed.iter().zip(&self.bases[1..]) {
+            segments.push(Arc::new(self.sealed(base, end)?));
         }
         let noted = self.epochs();
         let mut producers = self.producers_at(hint.recovery_point);
@@ -246,8 +251,8 @@ impl<'a, D: Disk> Opener<'a, D> {
         };
         self.settle(first, resumed.as_ref().map_or(0, |(_, from)| from.position))?;
         let mut segments = Vec::new();
-        for &base in &self.bases[..first] {
-            segments.push(Arc::new(self.sealed(base)?));
+        for (&base, &end) in self.bases[..first].iter().zip(&self.bases[1..]) {
+            segments.push(Arc::new(self.sealed(base, end)?));
         }
         let (mut producers, from) = match resumed {
             Some(found) => found,
@@ -323,9 +328,11 @@ impl<'a, D: Disk> Opener<'a, D> {
     /// Segments that lie wholly below the log start were deleted, and a crash kept their files.
     fn remove_below(&mut self, start: Offset) -> Result<()> {
         let below = self.bases.iter().skip(1).take_while(|&&next| next <= start).count();
-        for base in self.bases.drain(..below) {
-            for suffix in FILES {
-                let path = path_of(self.dir, base, suffix);
+        let ends: Vec<Offset> = self.bases.iter().skip(1).copied().collect();
+        for (base, end) in self.bases.drain(..below).zip(ends) {
+            let side = path_of(self.dir, end, SIDECAR);
+            let files = FILES.map(|suffix| path_of(self.dir, base, suffix));
+            for path in std::iter::once(side).chain(files) {
                 match self.disk.remove(&path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                         return Err(Error::io("remove", &path, e));
@@ -340,8 +347,7 @@ impl<'a, D: Disk> Opener<'a, D> {
     /// What is needed to read the segment at `base` from the recovery point on; `None` when the hint
     /// names no place in it, or its index is not there.
     ///
-    /// The index was synced before the hint was written, and entries only narrow a search; the times
-    /// in it are believed when they rise.
+    /// The side files were synced before the hint was written, and their sums with them.
     fn resume(&self, base: Offset, hint: &Hint) -> Result<Option<From>> {
         let (position, offset) = (hint.recovery_position, hint.recovery_point);
         if base != hint.recovery_base || (position == 0) != (offset == base) {
@@ -357,8 +363,22 @@ impl<'a, D: Disk> Opener<'a, D> {
         if position == 0 {
             return Ok(Some(From { position, offset, indexes, marks, aborted: Vec::new() }));
         }
-        let side = |suffix| read_file(self.disk, &path_of(self.dir, base, suffix), SIDE_FILE_LIMIT);
-        let (Ok(offsets), Ok(times)) = (side("index"), side("timeindex")) else { return Ok(None) };
+        let Some(sums) = self.sums(base, offset).filter(|sums| sums.size == position) else {
+            return Ok(None);
+        };
+        let side = |suffix| -> Option<Vec<u8>> {
+            let path = path_of(self.dir, base, suffix);
+            let file = match read_file(self.disk, &path, SIDE_FILE_LIMIT) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+                file => file.ok()?,
+            };
+            sums.front(suffix, &file).map(<[u8]>::to_vec)
+        };
+        let (Some(offsets), Some(times), Some(aborted)) =
+            (side("index"), side("timeindex"), side("txnindex"))
+        else {
+            return Ok(None);
+        };
         let end = (offset - base) as u32;
         let mut last: Option<OffsetEntry> = None;
         for bytes in offsets.chunks_exact(OffsetEntry::LEN) {
@@ -383,12 +403,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         }
         let Some(first) = self.first_header(base)? else { return Ok(None) };
         marks.resume(first.max_timestamp, last);
-        let aborted = match side("txnindex") {
-            // What follows the entries below the recovery point may be torn.
-            Ok(bytes) => Aborted::decode_below(&bytes, base, offset),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Some(Vec::new()),
-            Err(_) => None,
-        };
+        let aborted = Aborted::decode_all(&aborted, base);
         Ok(aborted.map(|aborted| From { position, offset, indexes, marks, aborted }))
     }
 
@@ -422,7 +437,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         next: Offset,
         producers: &Producers,
     ) -> Result<()> {
-        segment.write_indexes(marks, self.disk, self.dir)?;
+        segment.write_indexes(marks, next, self.disk, self.dir)?;
         let path = path_of(self.dir, next, "snapshot");
         write_file(self.disk, &path, &producers.to_snapshot()).map(drop)
     }
@@ -492,8 +507,10 @@ impl<'a, D: Disk> Opener<'a, D> {
         };
         let snapshots = self.snapshots.iter().copied().filter(stray);
         let snapshots = snapshots.map(|at| path_of(self.dir, at, "snapshot"));
+        let sidecars = self.sidecars.iter().copied().filter(stray);
+        let sidecars = sidecars.map(|at| path_of(self.dir, at, SIDECAR));
         let mut removed = false;
-        for path in snapshots.chain(self.orphans.iter().cloned()) {
+        for path in snapshots.chain(sidecars).chain(self.orphans.iter().cloned()) {
             match self.disk.remove(&path) {
                 Ok(()) => removed = true,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -530,22 +547,50 @@ impl<'a, D: Disk> Opener<'a, D> {
         Ok(log)
     }
 
-    fn sealed(&self, base: Offset) -> Result<Segment<D>> {
+    fn sealed(&self, base: Offset, end: Offset) -> Result<Segment<D>> {
         let path = path_of(self.dir, base, "log");
         let size = self.disk.stat(&path).map_err(|e| Error::io("look at", &path, e))?.len;
-        let aborted = Arc::new(self.aborted_of(base)?);
-        Ok(Segment::sealed(base, self.handles.slot(path, Open::Read), size, aborted))
+        let aborted = Arc::new(self.aborted_of(base, end)?);
+        Ok(Segment::sealed(base, end, self.handles.slot(path, Open::Read), size, aborted))
     }
 
-    fn aborted_of(&self, base: Offset) -> Result<Vec<Aborted>> {
+    /// The sums as of `end`; `None` where there are none, or others.
+    fn sums(&self, base: Offset, end: Offset) -> Option<Sums> {
+        let bytes = read_file(self.disk, &path_of(self.dir, end, SIDECAR), 4096).ok()?;
+        Sums::decode(&bytes).filter(|sums| (sums.base, sums.end) == (base, end))
+    }
+
+    /// The aborted index of a sealed segment. Its sum is looked at here, because nothing else would
+    /// tell a turned bit: readers would see aborted records.
+    fn aborted_of(&self, base: Offset, end: Offset) -> Result<Vec<Aborted>> {
         let side = path_of(self.dir, base, "txnindex");
-        match read_file(self.disk, &side, SIDE_FILE_LIMIT) {
-            Ok(bytes) => Aborted::decode_all(&bytes, base).ok_or_else(|| {
-                Error::damaged(&side, 0, "not an aborted-transaction index: remove it and the flushed-offset file to have both rebuilt")
-            }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(Error::io("read", &side, e)),
+        let bytes = match read_file(self.disk, &side, SIDE_FILE_LIMIT) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(Error::io("read", &side, e)),
+        };
+        let fits = |sums: Sums| {
+            sums.front("txnindex", &bytes).is_some_and(|front| front.len() == bytes.len())
+        };
+        let sidecar = read_file(self.disk, &path_of(self.dir, end, SIDECAR), 4096);
+        let bad = match sidecar.map(|bytes| Sums::decode(&bytes)) {
+            Ok(Some(sums)) if sums.base == base => !fits(sums),
+            // The segment between is gone: whoever reads on from here is told.
+            Ok(Some(_)) => false,
+            Ok(None) => true,
+            // A segment of layout 1 has none.
+            Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+        };
+        if bad {
+            return Err(Error::damaged(
+                &side,
+                0,
+                "not the aborted-transaction index that was written: remove the flushed-offset file to have it rebuilt",
+            ));
         }
+        Aborted::decode_all(&bytes, base).ok_or_else(|| {
+            Error::damaged(&side, 0, "not an aborted-transaction index: remove it and the flushed-offset file to have both rebuilt")
+        })
     }
 
     /// The epochs as their file has them; `None` when it is missing or no such file.

@@ -118,9 +118,10 @@ impl<D: Disk> PartitionLog<D> {
         }
         let gone: Vec<Arc<Segment<D>>> = segments[..below].to_vec();
         self.view.segments.store(Arc::new(segments[below..].to_vec()));
-        for segment in gone {
-            for suffix in FILES {
-                let from = super::path_of(&self.dir, segment.base, suffix);
+        for (segment, next) in gone.iter().zip(&segments[1..]) {
+            let side = super::path_of(&self.dir, next.base, super::SIDECAR);
+            let files = FILES.map(|suffix| super::path_of(&self.dir, segment.base, suffix));
+            for from in std::iter::once(side).chain(files) {
                 let mut to = from.clone().into_os_string();
                 to.push(".deleted");
                 match self.disk.rename(&from, to.as_ref()) {

@@ -16,12 +16,19 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use super::aborted::Aborted;
-use super::index::{Entry, InFile, Indexes, Marks, NO_TIME, OffsetEntry, TimeEntry};
+use super::index::{InFile, Indexes, Marks, NO_TIME, OffsetEntry, TimeEntry};
+use super::recover::SIDE_FILE_LIMIT;
+use super::sums::Sums;
 use crate::batch::{BatchHeader, BatchRef, HEADER_LEN, Scratch};
 use crate::disk::handles::{Handles, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, Timestamp};
+
+/// The ending of the file of sums.
+pub(crate) const SIDECAR: &str = "sidecar";
+/// Bytes between entries of an index that is made anew in memory.
+const REBUILT_INTERVAL: u32 = 4096;
 
 /// The path of one of a segment's files.
 pub(crate) fn path_of(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
@@ -32,8 +39,17 @@ pub(crate) fn path_of(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
 enum Index<D: Disk> {
     /// In memory: the segment is the active one, or its files are not durable yet.
     Growing(Box<Indexes>),
-    /// In the files, which are looked at first when somebody looks something up.
-    Files { offsets: OnceLock<Option<InFile<D>>>, times: OnceLock<Option<InFile<D>>> },
+    /// In the files of a segment that ends at this offset: compared with their sums when somebody
+    /// looks something up first.
+    AtRest(Offset, OnceLock<Sides<D>>),
+}
+
+/// The indexes of a sealed segment.
+enum Sides<D: Disk> {
+    /// The files are what was written.
+    Files(InFile<D>, InFile<D>),
+    /// They are not, or not there: this was read from the batches.
+    Rebuilt(Box<Indexes>),
 }
 
 /// A record that was found by its time.
@@ -100,6 +116,7 @@ impl<D: Disk> Segment<D> {
     /// checked when they are used.
     pub(crate) fn sealed(
         base: Offset,
+        end: Offset,
         slot: Arc<Slot<D>>,
         size: u64,
         aborted: Arc<Vec<Aborted>>,
@@ -110,16 +127,17 @@ impl<D: Disk> Segment<D> {
             size: AtomicU64::new(size),
             forgotten: AtomicU64::new(0),
             greatest: AtomicI64::new(UNKNOWN),
-            index: Index::Files { offsets: OnceLock::new(), times: OnceLock::new() },
+            index: Index::AtRest(end, OnceLock::new()),
             aborted: ArcSwap::new(aborted),
         }
     }
 
     /// The same segment once it is sealed and its side files are durable: nothing of its indexes is
     /// kept in memory any more.
-    pub(crate) fn at_rest(&self) -> Self {
+    pub(crate) fn at_rest(&self, end: Offset) -> Self {
         self.slot.unpin();
-        let rest = Self::sealed(self.base, Arc::clone(&self.slot), self.size(), self.aborted());
+        let slot = Arc::clone(&self.slot);
+        let rest = Self::sealed(self.base, end, slot, self.size(), self.aborted());
         rest.greatest.store(self.greatest.load(Ordering::Relaxed), Ordering::Relaxed);
         rest
     }
@@ -230,59 +248,99 @@ impl<D: Disk> Segment<D> {
         Ok(())
     }
 
-    /// Writes the index files from the entries in memory, the last time among them. Sealed segments
-    /// have theirs.
-    pub(crate) fn write_indexes(&self, marks: &Marks, disk: &D, dir: &Path) -> Result<()> {
+    /// Writes the index files from the entries in memory, the last time among them, and the sums of
+    /// all side files as of `end`. Sealed segments have theirs.
+    pub(crate) fn write_indexes(
+        &self,
+        marks: &Marks,
+        end: Offset,
+        disk: &D,
+        dir: &Path,
+    ) -> Result<()> {
         let Index::Growing(indexes) = &self.index else { return Ok(()) };
         marks.enter_time(indexes);
-        self.write_side(disk, dir, "index", &indexes.offsets.to_bytes(0))?;
-        self.write_side(disk, dir, "timeindex", &indexes.times.to_bytes(0))
+        let (offsets, times) = (indexes.offsets.to_bytes(0), indexes.times.to_bytes(0));
+        let aborted: Vec<u8> = self.aborted().iter().flat_map(Aborted::encode).collect();
+        let sums = Sums::of(self.base, end, self.size(), [&offsets, &times, &aborted]);
+        self.write_side(disk, &path_of(dir, self.base, "index"), &offsets)?;
+        self.write_side(disk, &path_of(dir, self.base, "timeindex"), &times)?;
+        self.write_side(disk, &path_of(dir, end, SIDECAR), &sums.encode())
     }
 
-    fn write_side(&self, disk: &D, dir: &Path, suffix: &str, bytes: &[u8]) -> Result<()> {
-        let path = path_of(dir, self.base, suffix);
+    fn write_side(&self, disk: &D, path: &Path, bytes: &[u8]) -> Result<()> {
         let write = || -> io::Result<()> {
-            let file = disk.open(&path, Open::Create)?;
+            let file = disk.open(path, Open::Create)?;
             write_all_at(&file, bytes, 0)?;
             if file.len()? != bytes.len() as u64 {
                 file.set_len(bytes.len() as u64)?;
             }
             Ok(())
         };
-        write().map_err(|e| Error::io("write", &path, e))
+        write().map_err(|e| Error::io("write", path, e))
     }
 
-    fn index_file<E: Entry>(&self, suffix: &str) -> Option<InFile<D>> {
-        InFile::open::<E>(self.slot.beside(suffix))
+    /// The indexes of a sealed segment that ends at `end`.
+    fn sides(&self, end: Offset) -> Sides<D> {
+        let files = || {
+            let sums = self.slot.sibling(&format!("{end:020}.{SIDECAR}"));
+            let sums = match read_slot(&sums) {
+                Ok(bytes) => Some(Sums::decode(&bytes).filter(|s| s.base == self.base)?),
+                // A segment of layout 1 has none.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(_) => return None,
+            };
+            let file = |suffix: &str| {
+                let slot = self.slot.beside(suffix);
+                if let Some(sums) = &sums {
+                    let bytes = read_slot(&slot).ok()?;
+                    sums.front(suffix, &bytes).filter(|front| front.len() == bytes.len())?;
+                }
+                Some(slot)
+            };
+            Some(Sides::Files(
+                InFile::open::<OffsetEntry>(file("index")?)?,
+                InFile::open::<TimeEntry>(file("timeindex")?)?,
+            ))
+        };
+        files().unwrap_or_else(|| {
+            tracing::warn!(path = %self.path().display(), "its indexes are not what was written: the segment is read instead");
+            let indexes = Box::new(Indexes::new());
+            let mut marks = Marks::new(self.base);
+            // Where the batches are damaged, lookups tell it.
+            _ = self.headers(0, |position, header| {
+                marks.note(&indexes, header, position, REBUILT_INTERVAL);
+                Ok(true)
+            });
+            marks.enter_time(&indexes);
+            Sides::Rebuilt(indexes)
+        })
+    }
+
+    /// Looks something up in the indexes, whichever there are.
+    fn look_up<T>(
+        &self,
+        growing: impl FnOnce(&Indexes) -> Option<T>,
+        files: impl FnOnce(&InFile<D>, &InFile<D>) -> Option<T>,
+    ) -> Option<T> {
+        match &self.index {
+            Index::Growing(indexes) => growing(indexes),
+            Index::AtRest(end, sides) => match sides.get_or_init(|| self.sides(*end)) {
+                Sides::Files(offsets, times) => files(offsets, times),
+                Sides::Rebuilt(indexes) => growing(indexes),
+            },
+        }
     }
 
     fn offset_entry(&self, relative: u32) -> Option<OffsetEntry> {
-        match &self.index {
-            Index::Growing(indexes) => indexes.offsets.floor(&relative),
-            Index::Files { offsets, .. } => offsets
-                .get_or_init(|| self.index_file::<OffsetEntry>("index"))
-                .as_ref()?
-                .floor(&relative),
-        }
+        self.look_up(|i| i.offsets.floor(&relative), |offsets, _| offsets.floor(&relative))
     }
 
     fn time_entry(&self, time: Timestamp) -> Option<TimeEntry> {
-        match &self.index {
-            Index::Growing(indexes) => indexes.times.floor(&time),
-            Index::Files { times, .. } => times
-                .get_or_init(|| self.index_file::<TimeEntry>("timeindex"))
-                .as_ref()?
-                .floor(&time),
-        }
+        self.look_up(|i| i.times.floor(&time), |_, times| times.floor(&time))
     }
 
     fn last_time_entry(&self) -> Option<TimeEntry> {
-        match &self.index {
-            Index::Growing(indexes) => indexes.times.last(),
-            Index::Files { times, .. } => {
-                times.get_or_init(|| self.index_file::<TimeEntry>("timeindex")).as_ref()?.last()
-            }
-        }
+        self.look_up(|i| i.times.last(), |_, times| times.last())
     }
 
     /// The greatest time of its records; [`NO_TIME`] when none has one. Of a sealed segment it is read
@@ -473,6 +531,13 @@ fn cut_back<F: DiskFile>(file: &F, len: u64) -> Result<()> {
     file.set_len(len).map_err(|e| Error::Stopped {
         why: format!("a write failed, and its file could not be cut back to {len} bytes: {e}"),
     })
+}
+
+fn read_slot<D: Disk>(slot: &Arc<Slot<D>>) -> io::Result<Vec<u8>> {
+    let file = slot.get()?;
+    let mut bytes = vec![0; file.len()?.min(SIDE_FILE_LIMIT) as usize];
+    read_exact_at(&*file, &mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn write_both<F: DiskFile>(file: &F, header: &[u8], body: &[u8], position: u64) -> io::Result<()> {
