@@ -44,7 +44,7 @@ use self::producers::{Check, Ended, Producers, Tail};
 use self::segment::{SIDECAR, Segment, path_of};
 use crate::batch::{self, BatchHeader, HEADER_LEN, Marker};
 use crate::config::TopicConfig;
-use crate::disk::handles::{Handles, Slot};
+use crate::disk::handles::{Handles, Slot, no_handles};
 use crate::disk::{Disk, DiskFile, replace_file, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition};
@@ -295,12 +295,14 @@ impl<D: Disk> PartitionLog<D> {
         }
     }
 
-    /// Passes a failed write on. A full disk has changed nothing; after anything else nobody knows
-    /// what the files hold until they are recovered.
+    /// Passes a failed write on. A full disk, or a system without handles to give, has changed nothing;
+    /// after anything else nobody knows what the files hold until they are recovered.
     fn in_doubt<T>(&mut self, result: Result<T>) -> Result<T> {
         result.map_err(|e| {
             let why = match e {
                 Error::Full { .. } => return e,
+                // Only opening a file says so, and every file is opened before anything is written.
+                Error::Io { ref source, .. } if no_handles(source) => return e,
                 Error::Stopped { why } => why,
                 e => e.to_string(),
             };

@@ -626,3 +626,28 @@ fn a_folder_of_layout_1_is_read_and_becomes_one_of_layout_2() {
         assert_eq!(committed(&*log, "t").len(), 9, "clean {clean}");
     }
 }
+
+/// A process that ran out of handles refuses what needs one, and goes on when there are some again.
+#[test]
+fn without_handles_an_append_is_refused_and_the_next_one_goes_on() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, Level::Os, 1).expect("opens");
+    create(&*log, "t", 1, 250).expect("created");
+    let mut stored = 0;
+    for n in 0..9 {
+        append(&*log, &at("t"), &format!("value {n}")).expect("appended");
+        stored += 1;
+        // The next segment cannot be begun.
+        disk.set_handles_max(1);
+        if append(&*log, &at("t"), "between").is_ok() {
+            stored += 1;
+        }
+        disk.set_handles_max(usize::MAX);
+    }
+    assert!(stored < 18, "some were refused");
+    assert_eq!(committed(&*log, "t").len(), stored);
+    log.close().expect("closes");
+    drop(log);
+    let log = open(&disk.restart(), Level::Os, 2).expect("opens");
+    assert_eq!(committed(&*log, "t").len(), stored);
+}

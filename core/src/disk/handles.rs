@@ -186,7 +186,8 @@ impl<D: Disk> Slot<D> {
     }
 }
 
-fn no_handles(e: &io::Error) -> bool {
+/// Whether the system, or the process, has no handles left to give.
+pub(crate) fn no_handles(e: &io::Error) -> bool {
     // ENFILE and EMFILE, on every system we run on.
     matches!(e.raw_os_error(), Some(23 | 24))
 }
