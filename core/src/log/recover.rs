@@ -298,6 +298,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             drop(segments);
             return self.begin_again(hint.log_start);
         }
+        // Before anything is cut.
+        self.check_epochs(&epochs)?;
         let kept = segments.last().map(Arc::clone);
         if let Some(kept) = kept {
             self.cut_tail(&kept, cut)?;
@@ -686,6 +688,18 @@ impl<'a, D: Disk> Opener<'a, D> {
         Ok((segment, scan))
     }
 
+    fn check_epochs(&self, epochs: &Epochs) -> Result<()> {
+        // No run takes an epoch that leaves none above it, and no sum covers it where it is stored.
+        if epochs.last() == LeaderEpoch::MAX {
+            let what = format!(
+                "leader epoch {} is the last there is: restore the folder from a copy",
+                LeaderEpoch::MAX
+            );
+            return Err(Error::damaged(self.dir, 0, what));
+        }
+        Ok(())
+    }
+
     #[expect(clippy::too_many_arguments, reason = "all that opening found, once")]
     fn assemble(
         &mut self,
@@ -697,14 +711,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         end: Offset,
         marks: Marks,
     ) -> Result<PartitionLog<D>> {
-        // No run takes an epoch that leaves none above it, and no sum covers it where it is stored.
-        if epochs.last() == LeaderEpoch::MAX {
-            let what = format!(
-                "leader epoch {} is the last there is: restore the folder from a copy",
-                LeaderEpoch::MAX
-            );
-            return Err(Error::damaged(self.dir, 0, what));
-        }
+        self.check_epochs(&epochs)?;
         // What is below the end now is durable, so every marker in it is decided.
         producers.decided_below(end);
         let start = hint.log_start;
