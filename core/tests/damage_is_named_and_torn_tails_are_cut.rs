@@ -381,7 +381,7 @@ fn a_strange_file_in_one_partition_does_not_keep_the_log_from_opening() {
 /// past the largest number. Fuzzing found both.
 #[test]
 fn the_largest_numbers_in_side_files_are_not_counted_on_from() {
-    for harm in ["epoch", "turn"] {
+    for harm in ["epoch", "epoch above a torn tail", "turn"] {
         let disk = SimDisk::new(1);
         let log = open(&disk, Level::Disk, 1).expect("opens");
         create(&*log, "t", 1, 1 << 20).expect("created");
@@ -390,12 +390,15 @@ fn the_largest_numbers_in_side_files_are_not_counted_on_from() {
         append(&*log, &at("u"), "other").expect("acknowledged");
         now(log.tick()).expect("tick");
         drop(log);
+        let batches = segment("t", 0, "log");
         match harm {
-            "epoch" => {
-                let segment = segment("t", 0, "log");
-                let mut bytes = bytes_of(&disk, &segment);
+            "epoch" | "epoch above a torn tail" => {
+                let mut bytes = bytes_of(&disk, &batches);
                 bytes[12..16].copy_from_slice(&i32::MAX.to_be_bytes());
-                overwrite(&disk, &segment, &bytes);
+                if harm != "epoch" {
+                    bytes.extend_from_within(..70);
+                }
+                overwrite(&disk, &batches, &bytes);
             }
             _ => {
                 let path = folder("t").join("flushed-offset");
@@ -409,12 +412,15 @@ fn the_largest_numbers_in_side_files_are_not_counted_on_from() {
                 overwrite(&disk, &path, &bytes);
             }
         }
-        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        let before = bytes_of(&disk, &batches);
+        let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
         assert_eq!(committed(&*log, "u"), ["other"], "{harm}");
         if harm == "turn" {
             assert_eq!(committed(&*log, "t"), ["value"]);
             append(&*log, &at("t"), "more").expect("acknowledged");
         } else {
+            // Found by fuzzing: the tail was cut before the folder was refused.
+            assert_eq!(bytes_of(&disk, &batches), before, "{harm}: nothing was touched");
             assert_eq!(log.report().damaged.len(), 1, "{harm}: {:?}", log.report());
         }
         log.close().expect("closes");

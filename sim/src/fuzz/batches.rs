@@ -307,8 +307,18 @@ fn visible(bytes: &[u8]) -> Result<Shape, String> {
             Err(e) => shape = Some(shape_of(&e, &e)),
         }
     }
+    // Whatever was aborted, those before the first that cannot be believed are all that may be seen.
+    let mut end = i64::from(i32::MIN);
+    let sound = all.iter().take_while(|batch| {
+        let rises = batch.header.base_offset > end.max(-1);
+        end = batch.header.last_offset();
+        rises && batch.verified().is_ok()
+    });
     let meant = |header: &BatchHeader| !header.is_control() && header.last_offset() >= from;
-    let data = all.iter().filter(|batch| meant(&batch.header)).count();
+    let data = sound.filter(|batch| meant(&batch.header)).count();
+    if seen > data {
+        return Err(format!("{seen} batches, of {data} that may be seen"));
+    }
     if aborted.is_empty() && seen != data {
         return Err(format!("{seen} of {data} batches, though nothing was aborted"));
     }
