@@ -57,7 +57,9 @@ pub const STATE_DIR: &str = "state";
 /// - 1: partitions begin at 0, their hint ends after the durable end.
 /// - 2: a log start, and a recovery point within a segment. What was written at 1 is read; a program of
 ///   layout 1 would not know that records were deleted.
-const FORMAT: u32 = 2;
+/// - 3: compacted segments, between whose batches offsets are missing: to a program of layout 2 that
+///   is damage.
+const FORMAT: u32 = 3;
 const FORMAT_FILE: &str = "format";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 
@@ -242,7 +244,7 @@ fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 Err(_) => Err(Error::damaged(
                     &path,
                     0,
-                    "no layout number in it: restore the file (its content is \"2\") or use another folder",
+                    "no layout number in it: restore the file (its content is \"3\") or use another folder",
                 )),
             }
         }
@@ -251,7 +253,7 @@ fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 return Err(Error::damaged(
                     &path,
                     0,
-                    "the file is missing and the folder holds a log: restore it (its content is \"2\")",
+                    "the file is missing and the folder holds a log: restore it (its content is \"3\")",
                 ));
             }
             replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())

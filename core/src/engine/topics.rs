@@ -211,6 +211,7 @@ pub(super) fn opening(
         clean,
         page_cache_bytes: config.page_cache_bytes,
         recovery_bytes: config.recovery_bytes,
+        gaps: false,
     }
 }
 

@@ -163,7 +163,9 @@ impl Producers {
                 timestamp: header.max_timestamp,
             });
         }
-        if header.is_transactional() && producer.transaction_start.is_none() {
+        // What compaction left of a batch to remember its sequence is no data.
+        let data = header.record_count > 0;
+        if data && header.is_transactional() && producer.transaction_start.is_none() {
             producer.transaction_start = Some(header.base_offset);
             self.open.insert(header.base_offset, id);
         }
