@@ -20,6 +20,7 @@
 
 mod append;
 pub mod clock;
+mod foreign;
 mod groups;
 mod handle;
 mod log;
@@ -29,6 +30,7 @@ mod open;
 mod read;
 pub mod runtime;
 mod sync;
+mod take_over;
 mod topics;
 mod transact;
 
@@ -54,6 +56,7 @@ use crate::ids::{LeaderEpoch, TopicPartition, Uuid};
 use crate::log::Buffers;
 
 pub use self::open::{OpenReport, STATE_DIR};
+pub use self::take_over::TakeOver;
 
 /// The topic of topics, producer ids and leader epochs.
 pub const METADATA_TOPIC: &str = "__thalweg_metadata";
@@ -124,6 +127,11 @@ impl<D: Disk> Engine<D> {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
+    }
+
+    /// The disk that the folder is on.
+    pub fn disk(&self) -> &D {
+        &self.inner.disk
     }
 
     /// What opening found and did.

@@ -221,6 +221,7 @@ fn a_partition_takes_no_transactional_batch_behind_the_marker_that_ended_it() {
         clean: false,
         page_cache_bytes: None,
         recovery_bytes: 64 << 20,
+        gaps: false,
     };
     let (log, _) =
         PartitionLog::open(&thalweg_core::disk::handles::Handles::new(disk, 8), &opening)

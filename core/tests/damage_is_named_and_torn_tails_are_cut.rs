@@ -432,7 +432,7 @@ fn the_largest_numbers_in_side_files_are_not_counted_on_from() {
 fn a_layout_of_a_newer_program_is_refused() {
     let format = Path::new(DIR).join("format");
     let cases: [(&[u8], &str); 3] =
-        [(b"3\n", "layout 3"), (b"x", "no layout number"), (b"", "no layout number")];
+        [(b"4\n", "layout 4"), (b"x", "no layout number"), (b"", "no layout number")];
     for (content, wanted) in cases {
         let disk = SimDisk::new(1);
         drop(open(&disk, Level::Disk, 1).expect("opens"));
@@ -599,7 +599,7 @@ fn a_failed_write_stops_the_log_until_recovery_looked() {
 
 /// Yesterday's hint ends after the durable end, and its recovery point is the base of a segment.
 #[test]
-fn a_folder_of_layout_1_is_read_and_becomes_one_of_layout_2() {
+fn a_folder_of_layout_1_is_read_and_becomes_one_of_todays() {
     for clean in [true, false] {
         let disk = SimDisk::new(1);
         let log = open(&disk, Level::Disk, 1).expect("opens");
@@ -626,7 +626,7 @@ fn a_folder_of_layout_1_is_read_and_becomes_one_of_layout_2() {
         let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
         assert_eq!(log.report().damaged, [], "clean {clean}");
         assert_eq!(committed(&*log, "t").len(), 8, "clean {clean}");
-        assert_eq!(bytes_of(&disk, &format), b"2\n");
+        assert_eq!(bytes_of(&disk, &format), b"3\n");
         append(&*log, &at("t"), "more").expect("goes on");
         let (_, log) = reopen(&disk, Crash::Power, Level::Disk);
         assert_eq!(committed(&*log, "t").len(), 9, "clean {clean}");

@@ -25,6 +25,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::clock::{Clock, Entropy};
+use super::foreign::is_foreign;
 use super::handle::PartitionHandle;
 use super::runtime::Runtime;
 use super::sync::SyncQueue;
@@ -57,7 +58,9 @@ pub const STATE_DIR: &str = "state";
 /// - 1: partitions begin at 0, their hint ends after the durable end.
 /// - 2: a log start, and a recovery point within a segment. What was written at 1 is read; a program of
 ///   layout 1 would not know that records were deleted.
-const FORMAT: u32 = 2;
+/// - 3: compacted segments, between whose batches offsets are missing: to a program of layout 2 that
+///   is damage.
+pub(super) const FORMAT: u32 = 3;
 pub(super) const FORMAT_FILE: &str = "format";
 pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 
@@ -105,6 +108,7 @@ impl<D: Disk> Engine<D> {
     ) -> Result<Self> {
         let dir = dir.into();
         let log_dir = dir.join(LOG_DIR);
+        refuse_foreign(&disk, &dir)?;
         make_data_dir(&disk, &dir)?;
         let folder = lock(&disk, &dir, &dir.join("lock"), LockKind::Flock)?;
         check_format(&disk, &dir)?;
@@ -161,6 +165,18 @@ fn keep_ticking<D: Disk>(inner: &Arc<Inner<D>>) {
     inner.runtime.run_later(inner.config.hint_interval, again(Arc::downgrade(inner)));
 }
 
+/// Refuses a log directory of Apache Kafka: ours beside it would make a broker refuse it, too.
+fn refuse_foreign<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
+    if is_there(disk, &dir.join(FORMAT_FILE))? || !is_there(disk, dir)? || !is_foreign(disk, dir)? {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        path: dir.to_owned(),
+        what: "it is a log directory of Apache Kafka: look at it read-only, or take it over first"
+            .to_owned(),
+    })
+}
+
 /// Makes the data folder with its parents, and every name on the way to it durable: also of folders
 /// that are there already, because whoever made them may have been killed before syncing them. Not
 /// again once there is a `format`, which is written after this.
@@ -209,7 +225,7 @@ pub(super) fn is_there<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
     }
 }
 
-fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D::Lock> {
+pub(super) fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D::Lock> {
     disk.lock(path, kind).map_err(|e| {
         if e.kind() != io::ErrorKind::WouldBlock {
             return Error::io("lock", path, e);
@@ -244,7 +260,7 @@ pub(super) fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 Err(_) => Err(Error::damaged(
                     &path,
                     0,
-                    "no layout number in it: restore the file (its content is \"2\") or use another folder",
+                    "no layout number in it: restore the file (its content is \"3\") or use another folder",
                 )),
             }
         }
@@ -253,7 +269,7 @@ pub(super) fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
                 return Err(Error::damaged(
                     &path,
                     0,
-                    "the file is missing and the folder holds a log: restore it (its content is \"2\")",
+                    "the file is missing and the folder holds a log: restore it (its content is \"3\")",
                 ));
             }
             replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())
@@ -703,14 +719,14 @@ impl<D: Disk> Opener<D> {
 }
 
 /// Writes metadata before there is an engine.
-struct MetadataWriter<'a, D: Disk> {
-    handle: &'a Arc<PartitionHandle<D>>,
-    metadata: &'a mut Metadata,
-    now: i64,
+pub(super) struct MetadataWriter<'a, D: Disk> {
+    pub(super) handle: &'a Arc<PartitionHandle<D>>,
+    pub(super) metadata: &'a mut Metadata,
+    pub(super) now: i64,
 }
 
 impl<D: Disk> MetadataWriter<'_, D> {
-    fn write(
+    pub(super) fn write(
         &mut self,
         command: impl FnOnce(&Metadata) -> Result<Vec<CoordinatorRecord>>,
     ) -> Result<()> {

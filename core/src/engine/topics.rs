@@ -196,6 +196,12 @@ impl<D: Disk> Inner<D> {
     }
 }
 
+/// What creates another topic like this one.
+pub(super) fn like(info: &TopicInfo) -> NewTopic {
+    let (name, config) = (info.name.to_string(), info.config.clone());
+    NewTopic { name, partitions: info.partitions, config }
+}
+
 /// How a partition of a topic is opened.
 pub(super) fn opening(
     log_dir: &Path,
@@ -211,6 +217,7 @@ pub(super) fn opening(
         clean,
         page_cache_bytes: config.page_cache_bytes,
         recovery_bytes: config.recovery_bytes,
+        gaps: false,
     }
 }
 

@@ -163,7 +163,9 @@ impl Producers {
                 timestamp: header.max_timestamp,
             });
         }
-        if header.is_transactional() && producer.transaction_start.is_none() {
+        // What compaction left of a batch to remember its sequence is no data.
+        let data = header.record_count > 0;
+        if data && header.is_transactional() && producer.transaction_start.is_none() {
             producer.transaction_start = Some(header.base_offset);
             self.open.insert(header.base_offset, id);
         }
@@ -230,6 +232,11 @@ impl Producers {
     pub(crate) fn tail(&self, id: i64) -> Option<Tail> {
         let (last_offset, crc) = self.by_id.get(&id)?.tail?;
         Some(Tail { last_offset, crc: crc? })
+    }
+
+    /// One above the highest id there is, or 0.
+    pub(crate) fn unseen(&self) -> i64 {
+        self.by_id.keys().next_back().map_or(0, |id| id.saturating_add(1))
     }
 
     /// The epoch a producer has here.

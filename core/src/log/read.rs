@@ -125,16 +125,32 @@ impl<D: Disk> LogView<D> {
         buffers: &Buffers,
     ) -> Result<Option<Range>> {
         let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
-        for segment in &segments[first..] {
+        let mut wanted = offset;
+        for (at, segment) in segments.iter().enumerate().skip(first) {
             if let Some((position, header)) = segment.find(offset)? {
-                if header.base_offset > offset {
-                    return Err(gap(segment, position, header.base_offset, offset));
+                // Before the segment nothing may be missing, but what the ones before it account for.
+                let follows = header.base_offset <= offset
+                    || (wanted >= segment.base && segment.may_follow(header.base_offset, wanted));
+                if !follows {
+                    return Err(gap(segment, position, header.base_offset, wanted));
+                }
+                if header.base_offset >= bound {
+                    // Compaction left nothing between: whoever reads on comes to what follows.
+                    let next = header.base_offset.min(bound).max(offset);
+                    return Ok(Some(Range { bytes: Bytes::new(), next, epoch: -1 }));
                 }
                 return read_batches(segment, position, &header, bound, max_bytes, buffers)
                     .map(Some);
             }
+            if let Some(next) = segments.get(at + 1)
+                && segment.compacted.gaps
+            {
+                // Its last batches are gone.
+                wanted = wanted.max(next.base);
+            }
         }
-        Ok(None)
+        let last = segments.last().filter(|last| last.compacted.gaps && offset < bound);
+        Ok(last.map(|_| Range { bytes: Bytes::new(), next: bound, epoch: -1 }))
     }
 
     /// The header of the batch that holds `offset`, and its bytes' place: for verifying what a
@@ -178,8 +194,8 @@ impl<D: Disk> LogView<D> {
     }
 }
 
-/// Offsets are contiguous: a batch that comes later than it must means that records are missing,
-/// which a reader is told rather than led past.
+/// Offsets are contiguous but where compaction was: a batch that comes later than it must means that
+/// records are missing, which a reader is told rather than led past.
 fn gap<D: Disk>(segment: &Segment<D>, position: u64, found: Offset, wanted: Offset) -> Error {
     let what = format!(
         "offset {found} where {wanted} must follow: records are missing; restore the folder from a copy"
@@ -211,7 +227,7 @@ fn read_batches<D: Disk>(
         if header.base_offset >= bound || filled + header.size() > want {
             break;
         }
-        if header.base_offset != next {
+        if !segment.may_follow(header.base_offset, next) {
             return Err(gap(segment, position + filled as u64, header.base_offset, next));
         }
         filled += header.size();

@@ -25,7 +25,7 @@ use super::hint::{Hint, SLOT_LEN};
 use super::index::{Entry, Indexes, Marks, OffsetEntry, TimeEntry};
 use super::producers::Producers;
 use super::segment::{SIDECAR, Segment, path_of};
-use super::sums::Sums;
+use super::sums::{Compacted, Sums};
 use super::{
     EPOCHS_FILE, EPOCHS_TMP, HINT_FILE, LogView, METADATA_TMP, PartitionLog, Unsynced, write_file,
 };
@@ -51,6 +51,9 @@ pub struct Opening {
     pub page_cache_bytes: Option<u64>,
     /// [`LogConfig::recovery_bytes`](crate::config::LogConfig::recovery_bytes).
     pub recovery_bytes: u64,
+    /// Whether offsets may be missing between batches anywhere, and not only where a sidecar says so:
+    /// another program wrote the folder.
+    pub gaps: bool,
 }
 
 /// What opening found and did.
@@ -268,7 +271,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         for at in first..self.bases.len() {
             let base = self.bases[at];
             // Above the recovery point offsets are contiguous: a gap is the torn tail.
-            if base != next {
+            if base != next && !(self.opening.gaps && base > next) {
                 cut = Some(at);
                 break;
             }
@@ -552,8 +555,18 @@ impl<'a, D: Disk> Opener<'a, D> {
     fn sealed(&self, base: Offset, end: Offset) -> Result<Segment<D>> {
         let path = path_of(self.dir, base, "log");
         let size = self.disk.stat(&path).map_err(|e| Error::io("look at", &path, e))?.len;
-        let aborted = Arc::new(self.aborted_of(base, end)?);
-        Ok(Segment::sealed(base, end, self.handles.slot(path, Open::Read), size, aborted))
+        let (aborted, compacted) = self.aborted_of(base, end)?;
+        let slot = self.handles.slot(path, Open::Read);
+        Ok(Segment::sealed(base, end, slot, size, Arc::new(aborted), compacted))
+    }
+
+    /// What compaction did to the segment at `base`, which was compacted only if it is not the last.
+    fn compacted(&self, base: Offset) -> Compacted {
+        if self.opening.gaps {
+            return Compacted::FOREIGN;
+        }
+        let end = self.bases.get(self.bases.partition_point(|&b| b <= base));
+        end.and_then(|&end| self.sums(base, end)).map(|sums| sums.compacted).unwrap_or_default()
     }
 
     /// The sums as of `end`; `None` where there are none, or others.
@@ -562,9 +575,9 @@ impl<'a, D: Disk> Opener<'a, D> {
         Sums::decode(&bytes).filter(|sums| (sums.base, sums.end) == (base, end))
     }
 
-    /// The aborted index of a sealed segment. Its sum is looked at here, because nothing else would
-    /// tell a turned bit: readers would see aborted records.
-    fn aborted_of(&self, base: Offset, end: Offset) -> Result<Vec<Aborted>> {
+    /// The aborted index of a sealed segment, and what compaction did to it. The index's sum is looked at
+    /// here, because nothing else would tell a turned bit: readers would see aborted records.
+    fn aborted_of(&self, base: Offset, end: Offset) -> Result<(Vec<Aborted>, Compacted)> {
         let side = path_of(self.dir, base, "txnindex");
         let bytes = match read_file(self.disk, &side, SIDE_FILE_LIMIT) {
             Ok(bytes) => bytes,
@@ -575,8 +588,16 @@ impl<'a, D: Disk> Opener<'a, D> {
             sums.front("txnindex", &bytes).is_some_and(|front| front.len() == bytes.len())
         };
         let sidecar = read_file(self.disk, &path_of(self.dir, end, SIDECAR), 4096);
+        let mut compacted = Compacted::default();
+        if self.opening.gaps {
+            compacted = Compacted::FOREIGN;
+        }
         let bad = match sidecar.map(|bytes| Sums::decode(&bytes)) {
-            Ok(Some(sums)) if sums.base == base => !fits(sums),
+            Ok(Some(sums)) if sums.base == base => {
+                compacted.gaps |= sums.compacted.gaps;
+                compacted = Compacted { gaps: compacted.gaps, ..sums.compacted };
+                !fits(sums)
+            }
             // The segment between is gone: whoever reads on from here is told.
             Ok(Some(_)) => false,
             Ok(None) => true,
@@ -590,9 +611,10 @@ impl<'a, D: Disk> Opener<'a, D> {
                 "not the aborted-transaction index that was written: remove the flushed-offset file to have it rebuilt",
             ));
         }
-        Aborted::decode_all(&bytes, base).ok_or_else(|| {
+        let aborted = Aborted::decode_all(&bytes, base).ok_or_else(|| {
             Error::damaged(&side, 0, "not an aborted-transaction index: remove it and the flushed-offset file to have both rebuilt")
-        })
+        })?;
+        Ok((aborted, compacted))
     }
 
     /// The epochs as their file has them; `None` when it is missing or no such file.
@@ -658,6 +680,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         let file = self.disk.open(&path, Open::Write).map_err(|e| Error::io("open", &path, e))?;
         let len = file.len().map_err(|e| Error::io("read", &path, e))?;
         let From { position, offset, indexes, marks, aborted } = from;
+        let compacted = self.compacted(base);
         let mut scan = Scan { size: position, next: offset, marks, aborted, bad: None };
         let mut window = Window::new(&file, len);
         while scan.size < len {
@@ -670,7 +693,9 @@ impl<'a, D: Disk> Opener<'a, D> {
                 Err(e) => return Err(Error::io("read", &path, e)),
             };
             let header = batch.header;
-            if header.base_offset != scan.next {
+            let follows = header.base_offset == scan.next
+                || (compacted.gaps && header.base_offset > scan.next);
+            if !follows {
                 scan.bad =
                     Some(format!("offset {} where {} must follow", header.base_offset, scan.next));
                 break;
@@ -684,7 +709,8 @@ impl<'a, D: Disk> Opener<'a, D> {
         }
         let (greatest, aborted) = (scan.marks.greatest, scan.aborted.clone());
         let slot = self.handles.slot_of(path, Open::Write, file);
-        let segment = Segment::recovered(base, slot, scan.size, indexes, greatest, aborted);
+        let segment =
+            Segment::recovered(base, slot, scan.size, indexes, greatest, aborted, compacted);
         Ok((segment, scan))
     }
 

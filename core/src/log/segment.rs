@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use super::aborted::Aborted;
 use super::index::{InFile, Indexes, Marks, NO_TIME, OffsetEntry, TimeEntry};
 use super::recover::SIDE_FILE_LIMIT;
-use super::sums::Sums;
+use super::sums::{Compacted, Sums};
 use crate::batch::{BatchHeader, BatchRef, HEADER_LEN, Scratch};
 use crate::disk::handles::{Handles, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
@@ -73,6 +73,8 @@ pub(crate) struct Segment<D: Disk> {
     greatest: AtomicI64,
     index: Index<D>,
     aborted: ArcSwap<Vec<Aborted>>,
+    /// What compaction did to it.
+    pub(crate) compacted: Compacted,
 }
 
 /// The greatest time of a segment that nobody asked for yet.
@@ -89,7 +91,9 @@ impl<D: Disk> Segment<D> {
             file.set_len(0).map_err(|e| Error::io("cut", &path, e))?;
         }
         let slot = handles.slot_of(path, Open::Write, file);
-        Ok(Self::recovered(base, slot, 0, Box::new(Indexes::new()), NO_TIME, Vec::new()))
+        let indexes = Box::new(Indexes::new());
+        let compacted = Compacted::default();
+        Ok(Self::recovered(base, slot, 0, indexes, NO_TIME, Vec::new(), compacted))
     }
 
     /// A segment whose content was looked at by recovery.
@@ -100,6 +104,7 @@ impl<D: Disk> Segment<D> {
         indexes: Box<Indexes>,
         greatest: Timestamp,
         aborted: Vec<Aborted>,
+        compacted: Compacted,
     ) -> Self {
         Self {
             base,
@@ -109,6 +114,7 @@ impl<D: Disk> Segment<D> {
             greatest: AtomicI64::new(greatest),
             index: Index::Growing(indexes),
             aborted: ArcSwap::from_pointee(aborted),
+            compacted,
         }
     }
 
@@ -120,6 +126,7 @@ impl<D: Disk> Segment<D> {
         slot: Arc<Slot<D>>,
         size: u64,
         aborted: Arc<Vec<Aborted>>,
+        compacted: Compacted,
     ) -> Self {
         Self {
             base,
@@ -129,6 +136,7 @@ impl<D: Disk> Segment<D> {
             greatest: AtomicI64::new(UNKNOWN),
             index: Index::AtRest(end, OnceLock::new()),
             aborted: ArcSwap::new(aborted),
+            compacted,
         }
     }
 
@@ -137,7 +145,8 @@ impl<D: Disk> Segment<D> {
     pub(crate) fn at_rest(&self, end: Offset) -> Self {
         self.slot.unpin();
         let slot = Arc::clone(&self.slot);
-        let rest = Self::sealed(self.base, end, slot, self.size(), self.aborted());
+        let (size, aborted) = (self.size(), self.aborted());
+        let rest = Self::sealed(self.base, end, slot, size, aborted, self.compacted);
         rest.greatest.store(self.greatest.load(Ordering::Relaxed), Ordering::Relaxed);
         rest
     }
@@ -262,6 +271,7 @@ impl<D: Disk> Segment<D> {
         let (offsets, times) = (indexes.offsets.to_bytes(0), indexes.times.to_bytes(0));
         let aborted: Vec<u8> = self.aborted().iter().flat_map(Aborted::encode).collect();
         let sums = Sums::of(self.base, end, self.size(), [&offsets, &times, &aborted]);
+        let sums = sums.after(self.compacted);
         self.write_side(disk, &path_of(dir, self.base, "index"), &offsets)?;
         self.write_side(disk, &path_of(dir, self.base, "timeindex"), &times)?;
         self.write_side(disk, &path_of(dir, end, SIDECAR), &sums.encode())
@@ -466,7 +476,8 @@ impl<D: Disk> Segment<D> {
     /// Shows the headers from `position` on, which is that of a batch, while `look` wants more.
     ///
     /// No sum covers the offsets in a header, so they are checked against each other: a batch begins
-    /// where the one before it ended, and the first of a segment at its base.
+    /// where the one before it ended, and the first of a segment at its base; where compaction was,
+    /// not before that.
     fn headers(
         &self,
         mut position: u64,
@@ -496,7 +507,7 @@ impl<D: Disk> Segment<D> {
             let header = BatchHeader::parse(header).map_err(|e| {
                 Error::damaged(self.path(), position, format!("no batch header here: {e}"))
             })?;
-            if next.is_some_and(|next| next != header.base_offset) {
+            if next.is_some_and(|next| !self.may_follow(header.base_offset, next)) {
                 let what = format!(
                     "offset {} where {} must follow: records are missing; restore the folder from a copy",
                     header.base_offset,
@@ -511,6 +522,11 @@ impl<D: Disk> Segment<D> {
             position += header.size() as u64;
         }
         Ok(())
+    }
+
+    /// Whether a batch that begins at `base_offset` may come where `next` is the next offset.
+    pub(crate) fn may_follow(&self, base_offset: Offset, next: Offset) -> bool {
+        base_offset == next || (self.compacted.gaps && base_offset > next)
     }
 
     /// A read error at `position`.

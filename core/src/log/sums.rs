@@ -1,14 +1,18 @@
-//! F3 · Sums of a segment's side files, which have none of their own.
+//! F3 · Sums of a segment's side files, which have none of their own, and what compaction did to it.
 //!
 //! ```text
-//!   <end>.sidecar: 72 bytes, beside <end>.snapshot, for the segment that ends there, or that was this
+//!   <end>.sidecar: 80 bytes, beside <end>.snapshot, for the segment that ends there, or that was this
 //!                  long when the recovery point moved to <end>
-//!   "TWSC" | u16 1 | u16 0 | i64 base | i64 end | u64 bytes of .log
-//!   .index, .timeindex, .txnindex, each: u64 bytes | u32 crc32c          u32 crc32c of all before
+//!   "TWSC" | u16 version 2 | u16 flags | i64 base | i64 end | u64 bytes of .log
+//!   .index, .timeindex, .txnindex, each: u64 bytes | u32 crc32c
+//!   i64 deletions removed below                                          u32 crc32c of all before
+//!   flags: 1 offsets may be missing between batches   2 nothing is left to be compacted
+//!   (version 1, 72 bytes, has neither flags nor deletions: nothing was compacted)
 //! ```
 //!
 //! Always true here: the files only grow between one sidecar and the next, so a sidecar speaks of the
-//! front of each file, whatever follows; a segment of layout 1 has none.
+//! front of each file, whatever follows; a segment of layout 1 has none; where no sidecar says that
+//! offsets may be missing, a missing offset is damage.
 
 use crate::batch::crc32c;
 use crate::ids::Offset;
@@ -16,7 +20,26 @@ use crate::ids::Offset;
 /// The endings of the side files, in the order of their sums.
 pub(crate) const SIDES: [&str; 3] = ["index", "timeindex", "txnindex"];
 /// Bytes of a sidecar.
-const LEN: usize = 72;
+const LEN: usize = 80;
+const LEN_V1: usize = 72;
+const GAPS: u16 = 1;
+const CLEAN: u16 = 2;
+
+/// What compaction did to a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Compacted {
+    /// Offsets may be missing between its batches.
+    pub(crate) gaps: bool,
+    /// It was compacted whole: only what comes later can make its records superfluous.
+    pub(crate) clean: bool,
+    /// One past the last deletion (a record without a value) that was removed from it; 0: none was.
+    pub(crate) deletions_below: Offset,
+}
+
+impl Compacted {
+    /// Of a segment that nobody vouches for: another program wrote it.
+    pub(crate) const FOREIGN: Self = Self { gaps: true, clean: false, deletions_below: 0 };
+}
 
 /// What a sidecar says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,17 +50,27 @@ pub(crate) struct Sums {
     pub(crate) size: u64,
     /// Bytes and sum of each side file; an absent file has no bytes.
     sides: [(u64, u32); 3],
+    pub(crate) compacted: Compacted,
 }
 
 impl Sums {
     /// Sums the side files, in the order of [`SIDES`].
     pub(crate) fn of(base: Offset, end: Offset, size: u64, sides: [&[u8]; 3]) -> Self {
-        Self { base, end, size, sides: sides.map(|bytes| (bytes.len() as u64, crc32c(bytes))) }
+        let sides = sides.map(|bytes| (bytes.len() as u64, crc32c(bytes)));
+        Self { base, end, size, sides, compacted: Compacted::default() }
+    }
+
+    /// The same, of a segment that was compacted.
+    pub(crate) fn after(self, compacted: Compacted) -> Self {
+        Self { compacted, ..self }
     }
 
     /// The bytes of the file.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = b"TWSC\0\x01\0\0".to_vec();
+        let mut bytes = b"TWSC\0\x02".to_vec();
+        let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+        let flags = flag(self.compacted.gaps, GAPS) | flag(self.compacted.clean, CLEAN);
+        bytes.extend(flags.to_be_bytes());
         bytes.extend(self.base.to_be_bytes());
         bytes.extend(self.end.to_be_bytes());
         bytes.extend(self.size.to_be_bytes());
@@ -45,6 +78,7 @@ impl Sums {
             bytes.extend(len.to_be_bytes());
             bytes.extend(crc.to_be_bytes());
         }
+        bytes.extend(self.compacted.deletions_below.to_be_bytes());
         let crc = crc32c(&bytes);
         bytes.extend(crc.to_be_bytes());
         bytes
@@ -53,8 +87,17 @@ impl Sums {
     /// Reads the file; `None` when it is no such file.
     pub(crate) fn decode(file: &[u8]) -> Option<Self> {
         let (bytes, crc) = file.split_last_chunk::<4>()?;
-        let whole = file.len() == LEN && crc32c(bytes) == u32::from_be_bytes(*crc);
-        if !whole || !bytes.starts_with(b"TWSC\0\x01\0\0") {
+        if crc32c(bytes) != u32::from_be_bytes(*crc) {
+            return None;
+        }
+        let flags = match bytes.first_chunk::<8>()? {
+            b"TWSC\0\x01\0\0" if file.len() == LEN_V1 => 0,
+            [b'T', b'W', b'S', b'C', 0, 2, high, low] if file.len() == LEN => {
+                u16::from_be_bytes([*high, *low])
+            }
+            _ => return None,
+        };
+        if flags & !(GAPS | CLEAN) != 0 {
             return None;
         }
         let word = |at: usize| Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
@@ -65,6 +108,11 @@ impl Sums {
             end: word(16)?.cast_signed(),
             size: word(24)?,
             sides: [side(32)?, side(44)?, side(56)?],
+            compacted: Compacted {
+                gaps: flags & GAPS != 0,
+                clean: flags & CLEAN != 0,
+                deletions_below: if file.len() == LEN { word(68)?.cast_signed() } else { 0 },
+            },
         })
     }
 
@@ -84,6 +132,9 @@ mod tests {
     #[test]
     fn a_sidecar_is_read_as_it_was_written_and_no_bit_of_it_may_turn() {
         let sums = Sums::of(7, 19, 400, [b"offsets", b"times", b""]);
+        let compacted = Compacted { gaps: true, clean: false, deletions_below: 12 };
+        assert_eq!(Sums::decode(&sums.encode()), Some(sums));
+        let sums = sums.after(compacted);
         let bytes = sums.encode();
         assert_eq!(bytes.len(), LEN);
         assert_eq!(Sums::decode(&bytes), Some(sums));
@@ -93,6 +144,15 @@ mod tests {
             assert_eq!(Sums::decode(&turned), None, "bit {bit}");
         }
         assert_eq!(Sums::decode(&bytes[..LEN - 1]), None);
+    }
+
+    #[test]
+    fn a_sidecar_of_layout_2_says_that_nothing_was_compacted() {
+        let sums = Sums::of(7, 19, 400, [b"offsets", b"times", b""]);
+        let mut bytes = sums.encode()[..LEN_V1 - 4].to_vec();
+        bytes[5] = 1;
+        bytes.extend(crc32c(&bytes).to_be_bytes());
+        assert_eq!(Sums::decode(&bytes), Some(sums));
     }
 
     #[test]
