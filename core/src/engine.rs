@@ -19,6 +19,7 @@
 
 mod append;
 pub mod clock;
+mod compact;
 mod groups;
 mod handle;
 mod log;
@@ -51,6 +52,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, TopicPartition, Uuid};
 use crate::log::Buffers;
 
+pub use self::compact::Maintained;
 pub use self::open::{OpenReport, STATE_DIR};
 
 /// The topic of topics, producer ids and leader epochs.
@@ -96,6 +98,8 @@ struct Inner<D: Disk> {
     producer_ids: tokio::sync::Mutex<ProducerIds>,
     sync: SyncQueue<D>,
     buffers: Buffers,
+    /// The compaction under way. Whoever holds this lock writes files of its partition.
+    compaction: Mutex<Option<compact::Running<D>>>,
     stopped: OnceLock<String>,
     /// Rings when a group's pending offsets were decided.
     decided: tokio::sync::Notify,
@@ -132,6 +136,15 @@ impl<D: Disk> Engine<D> {
     /// `Stopped`, and what appending refuses.
     pub async fn tick(&self) -> Result<()> {
         self.inner.tick().await
+    }
+
+    /// Does now, and to the end, what retention and compaction would do bit by bit. Compaction goes on
+    /// until no partition is as dirty as its settings ask for.
+    ///
+    /// # Errors
+    /// `Stopped`. What one partition refuses is logged, and does not keep the others back.
+    pub async fn maintain(&self) -> Result<Maintained> {
+        self.inner.maintain_all().await
     }
 
     /// Whether every coordinator, rebuilt by replaying its partition, equals the one in memory.
@@ -241,6 +254,7 @@ impl<D: Disk> Inner<D> {
     }
 
     fn close(&self) -> Result<()> {
+        self.end_compaction(None);
         // A job under way would be cut off from what it has to report: wait for it, start no other.
         self.sync.end();
         self.check_running()?;
@@ -281,6 +295,7 @@ impl<D: Disk> Inner<D> {
         // Whatever stopped it before says more.
         let _ = self.stopped.set(why.to_owned());
         self.wake_all();
+        self.end_compaction(None);
         self.sync.close();
     }
 }

@@ -19,6 +19,7 @@
 //! start for readers only once the hint says so durably.
 
 mod aborted;
+mod compact;
 mod epochs;
 mod hint;
 mod index;
@@ -29,6 +30,7 @@ mod recover;
 mod retention;
 mod segment;
 mod sums;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +51,7 @@ use crate::disk::{Disk, DiskFile, replace_file, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition};
 
+pub(crate) use self::compact::{Compaction, Limits, Step, Written};
 pub(crate) use self::read::Buffers;
 pub use self::recover::{Opening, Recovered};
 pub(crate) use self::segment::Timed;
@@ -79,6 +82,7 @@ pub struct LogView<D: Disk> {
     segments: ArcSwap<Vec<Arc<Segment<D>>>>,
     start: AtomicI64,
     end: AtomicI64,
+    deletions_below: AtomicI64,
 }
 
 /// The writer's side of one partition's log.
@@ -104,6 +108,10 @@ pub struct PartitionLog<D: Disk> {
     unsynced: Unsynced<D>,
     /// Where snapshots were taken within segments.
     inside: Vec<Offset>,
+    /// Both slots of the hint say durably that the recovery point is here, or further.
+    point_noted: Offset,
+    /// How many segments were taken out by compaction since the folder was opened.
+    swaps: u64,
     /// Files of deleted segments, under their last names, and when each was deleted.
     leaving: Vec<(PathBuf, Timestamp)>,
     /// Whether the folder was synced since it was opened: until then no second segment is begun.
@@ -338,8 +346,12 @@ impl<D: Disk> PartitionLog<D> {
         let full = self.active.size() + len as u64 > u64::from(self.config.segment_bytes);
         let far =
             end + i64::from(header.last_offset_delta) - self.active.base > i64::from(i32::MAX);
-        let late = self.config.segment_ms.is_some_and(|limit| {
-            let limit = limit - jitter(self.active.base, self.config.segment_jitter_ms);
+        // What is in the active segment is never compacted.
+        let lag = self.config.max_compaction_lag_ms.filter(|_| self.config.cleanup.compacts());
+        let limit = self.config.segment_ms.into_iter().chain(lag).min();
+        let late = limit.is_some_and(|limit| {
+            let limit =
+                limit.saturating_sub(jitter(self.active.base, self.config.segment_jitter_ms));
             let first = if self.marks.first < 0 { header.max_timestamp } else { self.marks.first };
             header.max_timestamp.saturating_sub(first) > limit as i64
         });
@@ -664,6 +676,17 @@ impl<D: Disk> LogView<D> {
     /// The next offset to be written.
     pub fn end(&self) -> Offset {
         self.end.load(Ordering::Acquire)
+    }
+
+    /// Bytes of batches, in all segments.
+    pub fn bytes(&self) -> u64 {
+        self.segments.load().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// Below this offset compaction may have removed deletions (records without a value): state that
+    /// was built from less than that may hold what was deleted.
+    pub fn deletions_below(&self) -> Offset {
+        self.deletions_below.load(Ordering::Acquire)
     }
 }
 

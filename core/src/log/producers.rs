@@ -239,6 +239,12 @@ impl Producers {
         self.by_id.get(&id).map(|p| p.epoch)
     }
 
+    /// Every producer's epoch, and the last offset of its data.
+    pub(crate) fn last_data(&self) -> BTreeMap<i64, (i16, Option<Offset>)> {
+        let last = |p: &Producer| (p.epoch, p.tail.map(|(offset, _)| offset));
+        self.by_id.iter().map(|(&id, p)| (id, last(p))).collect()
+    }
+
     /// The bytes of a `.snapshot` file, version 1 as Kafka's.
     pub(crate) fn to_snapshot(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(4 + 46 * self.by_id.len());

@@ -89,9 +89,13 @@ impl<D: Disk> PartitionLog<D> {
         self.let_go(now)
     }
 
-    /// Both slots: an older start in one of them would come back when the other is torn.
     fn note_start(&mut self, to: Offset) -> Result<()> {
         self.hint.log_start = to;
+        self.note_twice()
+    }
+
+    /// Notes the hint durably in both slots: an older one would come back when the other is torn.
+    pub(super) fn note_twice(&mut self) -> Result<()> {
         let path = self.hint_file.path().to_owned();
         let file = self.hint_file.get().map_err(|e| Error::io("open", &path, e))?;
         let write = |at: u64, bytes: &[u8]| {
@@ -103,7 +107,9 @@ impl<D: Disk> PartitionLog<D> {
         }
         self.noted = self.hint;
         file.sync_data()
-            .map_err(|e| Error::Stopped { why: Error::io("sync", &path, e).to_string() })
+            .map_err(|e| Error::Stopped { why: Error::io("sync", &path, e).to_string() })?;
+        self.point_noted = self.noted.recovery_point;
+        Ok(())
     }
 
     /// Takes segments below the log start out of the list, and gives their files their last names.

@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use super::aborted::Aborted;
+use super::compact::Written;
 use super::index::{InFile, Indexes, Marks, NO_TIME, OffsetEntry, TimeEntry};
 use super::recover::SIDE_FILE_LIMIT;
 use super::sums::{Compacted, Sums};
@@ -149,6 +150,24 @@ impl<D: Disk> Segment<D> {
         let rest = Self::sealed(self.base, end, slot, size, aborted, self.compacted);
         rest.greatest.store(self.greatest.load(Ordering::Relaxed), Ordering::Relaxed);
         rest
+    }
+
+    /// A group of segments that was compacted into one, which ends at `end`.
+    pub(crate) fn compacted(
+        base: Offset,
+        end: Offset,
+        slot: Arc<Slot<D>>,
+        written: &Written<D>,
+    ) -> Self {
+        let aborted = Arc::new(written.aborted.clone());
+        let this = Self::sealed(base, end, slot, written.size, aborted, written.sums.compacted);
+        this.greatest.store(written.greatest, Ordering::Relaxed);
+        this
+    }
+
+    /// The batches' file, opened or not.
+    pub(crate) fn slot(&self) -> Arc<Slot<D>> {
+        Arc::clone(&self.slot)
     }
 
     /// The path of the batches, for messages.
@@ -332,6 +351,10 @@ impl<D: Disk> Segment<D> {
         growing: impl FnOnce(&Indexes) -> Option<T>,
         files: impl FnOnce(&InFile<D>, &InFile<D>) -> Option<T>,
     ) -> Option<T> {
+        if self.slot.is_moved() {
+            // The files under these names are those of the segment that took its place.
+            return None;
+        }
         match &self.index {
             Index::Growing(indexes) => growing(indexes),
             Index::AtRest(end, sides) => match sides.get_or_init(|| self.sides(*end)) {
