@@ -17,6 +17,7 @@
 //! What survives a process crash: everything whose call returned.
 
 pub mod handles;
+pub mod overlay;
 pub mod real;
 pub mod sim;
 
