@@ -1,4 +1,5 @@
-//! F3 · Reading: whole batches from an offset on, below a bound, into a recycled buffer.
+//! F3 · Reading: whole batches from an offset on, below a bound, into a recycled buffer, or as the place
+//! where they lie.
 //!
 //! Always true here: readers take no lock; an answer holds whole batches and nothing at or above the
 //! bound; the first batch is returned even when it alone is larger than asked; a buffer goes back to
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use super::LogView;
 use super::segment::Segment;
 use crate::batch::{BatchHeader, HEADER_LEN};
-use crate::disk::{Disk, read_exact_at};
+use crate::disk::{Disk, Region, read_exact_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset};
 use crate::record::AbortedTransaction;
@@ -77,6 +78,15 @@ pub(crate) struct Range {
     pub(crate) epoch: LeaderEpoch,
 }
 
+/// What may be read, and lies where it was written.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Whole batches; the first holds the offset asked for.
+    pub(crate) region: Region,
+    /// As [`Range::next`].
+    pub(crate) next: Offset,
+}
+
 impl<D: Disk> LogView<D> {
     /// Reads from `offset` up to `bound` (exclusive), about `max_bytes`.
     pub(crate) fn read(
@@ -86,23 +96,48 @@ impl<D: Disk> LogView<D> {
         max_bytes: usize,
         buffers: &Buffers,
     ) -> Result<Range> {
+        let read = |segment: &Segment<D>, position, first: &BatchHeader| {
+            read_batches(segment, position, first, bound, max_bytes, buffers)
+        };
+        let found = self.at_offset(offset, bound, read)?;
+        Ok(found.unwrap_or(Range { bytes: Bytes::new(), next: offset, epoch: -1 }))
+    }
+
+    /// As [`LogView::read`], without reading: says where the batches lie. Neither their sums nor, but for
+    /// those at both ends, their offsets were looked at.
+    pub(crate) fn place(&self, offset: Offset, bound: Offset, max_bytes: usize) -> Result<Place> {
+        let place = |segment: &Segment<D>, position, first: &BatchHeader| {
+            let file = segment.file()?;
+            let (end, next) = segment.whole_batches(position, first, bound, max_bytes)?;
+            Ok(Place { region: Region::of_file(file, position, end - position), next })
+        };
+        let found = self.at_offset(offset, bound, place)?;
+        Ok(found.unwrap_or(Place { region: Region::default(), next: offset }))
+    }
+
+    /// What `take` makes of the batch that holds `offset`; `None` when there is none below `bound` yet.
+    fn at_offset<T>(
+        &self,
+        offset: Offset,
+        bound: Offset,
+        take: impl Fn(&Segment<D>, u64, &BatchHeader) -> Result<T>,
+    ) -> Result<Option<T>> {
         // First, so that what is not below the start then is still in the list.
         let segments = self.segments.load();
         let (start, end) = (self.start(), self.end());
         if offset < start || offset > end {
             return Err(Error::OffsetOutOfRange { at: self.at.clone(), offset, start, end });
         }
-        let nothing = Range { bytes: Bytes::new(), next: offset, epoch: -1 };
         if offset >= bound {
-            return Ok(nothing);
+            return Ok(None);
         }
-        if let Some(range) = self.read_in(&segments, offset, bound, max_bytes, buffers)? {
-            return Ok(range);
+        if let Some(taken) = in_segments(&segments, offset, &take)? {
+            return Ok(Some(taken));
         }
         // The segment was sealed and the next one begun after the list was looked at.
         let segments = self.segments.load();
-        match self.read_in(&segments, offset, bound, max_bytes, buffers)? {
-            Some(range) => Ok(range),
+        match in_segments(&segments, offset, &take)? {
+            Some(taken) => Ok(Some(taken)),
             // Not an empty answer: its reader would ask for the same offset for ever.
             None => Err(match segments.last() {
                 Some(last) => {
@@ -114,27 +149,6 @@ impl<D: Disk> LogView<D> {
                 None => Error::OffsetOutOfRange { at: self.at.clone(), offset, start, end },
             }),
         }
-    }
-
-    fn read_in(
-        &self,
-        segments: &[Arc<Segment<D>>],
-        offset: Offset,
-        bound: Offset,
-        max_bytes: usize,
-        buffers: &Buffers,
-    ) -> Result<Option<Range>> {
-        let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
-        for segment in &segments[first..] {
-            if let Some((position, header)) = segment.find(offset)? {
-                if header.base_offset > offset {
-                    return Err(gap(segment, position, header.base_offset, offset));
-                }
-                return read_batches(segment, position, &header, bound, max_bytes, buffers)
-                    .map(Some);
-            }
-        }
-        Ok(None)
     }
 
     /// The header of the batch that holds `offset`, and its bytes' place: for verifying what a
@@ -178,6 +192,23 @@ impl<D: Disk> LogView<D> {
     }
 }
 
+fn in_segments<D: Disk, T>(
+    segments: &[Arc<Segment<D>>],
+    offset: Offset,
+    take: impl Fn(&Segment<D>, u64, &BatchHeader) -> Result<T>,
+) -> Result<Option<T>> {
+    let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
+    for segment in &segments[first..] {
+        if let Some((position, header)) = segment.find(offset)? {
+            if header.base_offset > offset {
+                return Err(gap(segment, position, header.base_offset, offset));
+            }
+            return take(segment, position, &header).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// Offsets are contiguous: a batch that comes later than it must means that records are missing,
 /// which a reader is told rather than led past.
 fn gap<D: Disk>(segment: &Segment<D>, position: u64, found: Offset, wanted: Offset) -> Error {
@@ -219,12 +250,7 @@ fn read_batches<D: Disk>(
         epoch = header.leader_epoch;
     }
     if filled == 0 {
-        // Not an empty answer: its reader would ask for the same offset for ever.
-        let what = format!(
-            "the batch takes {} bytes, and {there} are left of its segment: restore the folder from a copy",
-            first.size()
-        );
-        return Err(Error::damaged(segment.path(), position, what));
+        return Err(segment.cut_off(position, first));
     }
     buffer.filled = filled;
     Ok(Range { bytes: Bytes::from_owner(buffer), next, epoch })
