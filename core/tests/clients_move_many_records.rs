@@ -321,7 +321,8 @@ fn a_large_record_behind_small_ones_begins_a_batch_of_its_own() {
         records
     };
     // The topic's limit beside the producer's: far above, and below.
-    let limits = [(1 << 20, 256 << 10, sizes(2000, 900 << 10)), (4096, 256 << 10, sizes(500, 3000))];
+    let limits =
+        [(1 << 20, 256 << 10, sizes(2000, 900 << 10)), (4096, 256 << 10, sizes(500, 3000))];
     for (max_message_bytes, batch_bytes, records) in limits {
         run(async {
             let disk = SimDisk::new(7);
@@ -344,8 +345,7 @@ fn a_large_record_behind_small_ones_begins_a_batch_of_its_own() {
             for (n, sent) in sent.into_iter().enumerate() {
                 assert_eq!(sent.await?, n as i64, "each receipt is that of its record");
             }
-            let mut transaction =
-                TransactionalProducer::open(log.clone(), "id", settings).await?;
+            let mut transaction = TransactionalProducer::open(log.clone(), "id", settings).await?;
             transaction.begin().await?;
             for record in &records {
                 transaction.send("transaction", record.clone()).await?;
@@ -354,9 +354,10 @@ fn a_large_record_behind_small_ones_begins_a_batch_of_its_own() {
             for name in ["single", "together", "transaction"] {
                 let found = values(log.clone(), &partitions(name, 1)).await?;
                 assert_eq!(found[0].len(), records.len(), "{name}: each once");
-                let same = found[0].iter().zip(&records).all(|(found, sent)| {
-                    Some(found.as_bytes()) == sent.value.as_deref()
-                });
+                let same = found[0]
+                    .iter()
+                    .zip(&records)
+                    .all(|(found, sent)| Some(found.as_bytes()) == sent.value.as_deref());
                 assert!(same, "{name}: in their order");
             }
             Ok(())

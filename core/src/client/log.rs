@@ -206,8 +206,8 @@ pub trait Log: Send + Sync + 'static {
     async fn fetch(&self, from: &[FetchFrom], options: FetchOptions) -> Result<Vec<Fetched>>;
 
     /// As [`Log::fetch`], without reading: answers where the batches lie, for whoever hands them on as
-    /// they are. The bytes are those that a fetch with the same question would bring, if perhaps not as
-    /// many; they stay readable for as long as the region is held, also when they are deleted meanwhile.
+    /// they are. The bytes are those that a fetch with the same question would bring, and stay readable
+    /// for as long as the region is held, also when they are deleted meanwhile.
     ///
     /// A log without files of its own answers with regions in memory.
     ///

@@ -515,7 +515,14 @@ impl State {
     }
 
     /// The slot's batch was full and waits now: the next records without a key go to the next partition.
-    fn filled(&mut self, shared: &Shared, topic: usize, slot: Slot, record: &Record, due: &mut Due) {
+    fn filled(
+        &mut self,
+        shared: &Shared,
+        topic: usize,
+        slot: Slot,
+        record: &Record,
+        due: &mut Due,
+    ) {
         self.sealed(slot);
         let topic = &mut self.topics[topic];
         if record.key.is_none() {

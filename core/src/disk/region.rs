@@ -105,3 +105,22 @@ impl fmt::Debug for Region {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_in_memory_is_read_like_any() {
+        let region = Region::from(Bytes::from_static(b"0123456789"));
+        let mut bytes = [0; 4];
+        region.read_exact_at(&mut bytes, 6).expect("its last bytes");
+        assert_eq!(&bytes, b"6789");
+        for at in [7, 10, 11, u64::MAX] {
+            let e = region.read_exact_at(&mut bytes, at).expect_err("beyond its end");
+            assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof, "{at}");
+        }
+        assert!(region.descriptor().is_none());
+        assert!(Region::default().is_empty());
+    }
+}

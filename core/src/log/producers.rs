@@ -206,6 +206,13 @@ impl Producers {
         open.into_iter().chain(undecided).min().copied()
     }
 
+    /// The last stable offset once the transaction of `id` was ended by the marker at `marker`, as the
+    /// aborted index has it: no transaction that ends later begins below.
+    pub(crate) fn stable_after(&self, id: i64, marker: Offset) -> Offset {
+        let others = self.open.iter().find(|&(_, by)| *by != id);
+        others.map_or(marker + 1, |(first_offset, _)| *first_offset)
+    }
+
     /// Whether `by` has an open transaction here, under this very epoch.
     pub(crate) fn is_open(&self, by: ProducerIdentity) -> bool {
         self.by_id.get(&by.id).is_some_and(|p| p.epoch == by.epoch && p.transaction_start.is_some())

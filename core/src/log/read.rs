@@ -180,7 +180,8 @@ impl<D: Disk> LogView<D> {
                 if entry.last_offset >= from && entry.first_offset < to {
                     found.push(entry.seen());
                 }
-                // Nothing that began before this marker's stable offset can follow it.
+                // Whatever ended later was open then, and began at that stable offset or above, or began
+                // behind this marker. A lower value, as older files have it, only looks further.
                 if entry.last_stable >= to {
                     found.sort_unstable_by_key(|a| a.first_offset);
                     return found;

@@ -503,7 +503,8 @@ impl<D: Disk> Segment<D> {
         let below = |entry: &OffsetEntry| {
             u64::from(entry.position) <= position && self.base + i64::from(entry.relative) < bound
         };
-        let entry = self.look_up(|i| i.offsets.last_where(below), |offsets, _| offsets.last_where(below));
+        let entry =
+            self.look_up(|i| i.offsets.last_where(below), |offsets, _| offsets.last_where(below));
         let entry = entry?;
         let (at, ends) = (u64::from(entry.position), self.base + i64::from(entry.relative));
         // An entry that misleads may point anywhere: into a batch, or behind the end.
