@@ -164,8 +164,8 @@ impl Life {
         Ok(())
     }
 
-    fn offsets(&self) -> PartitionOffsets {
-        now(self.log.offsets(&at("t"))).expect("there")
+    fn offsets(&self) -> Result<PartitionOffsets> {
+        now(self.log.offsets(&at("t")))
     }
 
     fn batch(&self, n: usize, count: usize, age: i64, by: Option<&Writer>) -> (Bytes, Vec<Kept>) {
@@ -200,7 +200,7 @@ impl Life {
     fn take(&mut self, n: usize, step: Step) -> Result<()> {
         match step {
             Step::Plain { count, age } => {
-                let end = self.offsets().end;
+                let end = self.offsets()?.end;
                 let (bytes, kept) = self.batch(n, count, age, None);
                 let next = self.expect(end, kept);
                 let stored = now(self.log.append(&at("t"), bytes, None, Ack::Level))?;
@@ -215,7 +215,7 @@ impl Life {
                     self.transactions.push(Fate::Open);
                     self.writers[who].open = Some(self.transactions.len() - 1);
                 }
-                let end = self.offsets().end;
+                let end = self.offsets()?.end;
                 let (bytes, kept) = self.batch(n, count, 0, Some(&self.writers[who]));
                 let next = self.expect(end, kept);
                 let stored = now(self.log.append(&at("t"), bytes, Some(IDS[who]), Ack::Written))?;
@@ -225,7 +225,7 @@ impl Life {
             }
             Step::End { who, commit } => {
                 let Some(transaction) = self.writers[who].open.take() else { return Ok(()) };
-                let end = self.offsets().end;
+                let end = self.offsets()?.end;
                 let (how, fate) = match commit {
                     true => (TransactionEnd::Commit, Fate::Committed),
                     false => (TransactionEnd::Abort, Fate::Aborted),
@@ -242,7 +242,7 @@ impl Life {
                 }
             }
             Step::Delete { part } => {
-                let offsets = self.offsets();
+                let offsets = self.offsets()?;
                 let to = self.start + (offsets.last_stable - self.start) * part / 16;
                 self.deleting = Some(to);
                 let start = now(self.log.delete_records(&at("t"), to))?;
@@ -288,7 +288,7 @@ impl Life {
     /// The log start only rises, and by nothing but what was asked for, what was under way, or what the
     /// topic's retention lets go of.
     fn check_start(&mut self, what: &str) -> Result<()> {
-        let offsets = self.offsets();
+        let offsets = self.offsets()?;
         let (before, start) = (self.start, offsets.start);
         assert!(start >= before, "{what}: the log start fell from {before} to {start}");
         let asked = start == before || Some(start) == self.deleting;
@@ -382,9 +382,9 @@ impl Life {
                 _ => Fate::Aborted,
             };
         }
-        let end = self.offsets().end;
-        (self.durable, self.written) = (end, end);
-        assert_decided(&*self.log, "t", "opened");
+        let offsets = self.offsets()?;
+        assert_eq!(offsets.last_stable, offsets.end, "opened, and undecided");
+        (self.durable, self.written) = (offsets.end, offsets.end);
         self.look("opened")
     }
 
@@ -395,7 +395,7 @@ impl Life {
 
     /// Readers see what the model has, from wherever they begin.
     fn look(&self, what: &str) -> Result<()> {
-        let offsets = self.offsets();
+        let offsets = self.offsets()?;
         let open =
             |kept: &Kept| kept.transaction.is_some_and(|t| self.transactions[t] == Fate::Open);
         let first_open =

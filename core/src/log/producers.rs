@@ -347,3 +347,40 @@ fn out_of_order(id: i64, epoch: i16, got: i32, expected: i32) -> Error {
         "producer {id} epoch {epoch}: sequence {got} where {expected} must follow; an earlier batch was lost or sent twice"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kafka's rule: the first offset of the oldest transaction that another producer still has open,
+    /// whether its own end is visible already or not, else the offset behind the marker.
+    #[test]
+    fn an_aborted_entry_says_where_later_ones_can_begin() {
+        let mut producers = Producers::default();
+        let mut begin = |producers: &mut Producers, id: i64, offset: Offset| {
+            let producer = producers.by_id.entry(id).or_insert_with(|| Producer::new(0));
+            producer.transaction_start = Some(offset);
+            producers.open.insert(offset, id);
+        };
+        let end = |producers: &mut Producers, id: i64, offset: Offset| {
+            let by = ProducerIdentity { id, epoch: 1 };
+            let stable = producers.stable_after(id, offset);
+            producers.marked(Marker::Abort, by, 0, offset, 0);
+            // The same when the marker was taken in before.
+            assert_eq!(producers.stable_after(id, offset), stable);
+            stable
+        };
+        begin(&mut producers, 1, 10);
+        begin(&mut producers, 2, 12);
+        begin(&mut producers, 3, 15);
+        assert_eq!(end(&mut producers, 2, 20), 10);
+        assert_eq!(
+            end(&mut producers, 1, 21),
+            15,
+            "what ended is decided, though nobody may see it"
+        );
+        begin(&mut producers, 1, 22);
+        assert_eq!(end(&mut producers, 3, 25), 22);
+        assert_eq!(end(&mut producers, 1, 26), 27);
+    }
+}
