@@ -12,6 +12,7 @@
 //!   fetch   -> read.rs      no lock; waits are woken by the append that satisfies them
 //!   commit  -> transact.rs  decide, make durable, acknowledge, markers, complete
 //!   open    -> open.rs      recover, new epoch, replay, finish what was under way
+//!   look    -> look.rs      the same in memory, beside whoever writes: nothing is changed or decided
 //! ```
 //!
 //! Always true here: no lock is held over an await; a reply never precedes its durability level; once
@@ -23,6 +24,7 @@ mod compact;
 mod groups;
 mod handle;
 mod log;
+mod look;
 mod maintain;
 mod open;
 mod read;
@@ -81,6 +83,10 @@ struct Inner<D: Disk> {
     disk: D,
     handles: Handles<D>,
     dir: PathBuf,
+    /// Where the partitions' folders are.
+    log_dir: PathBuf,
+    /// Whether it is only looked at.
+    read_only: bool,
     config: LogConfig,
     runtime: Runtime,
     clock: Clock,
@@ -135,6 +141,10 @@ impl<D: Disk> Engine<D> {
     /// # Errors
     /// `Stopped`, and what appending refuses.
     pub async fn tick(&self) -> Result<()> {
+        if self.inner.read_only {
+            // Whoever writes here does that.
+            return self.inner.check_running();
+        }
         self.inner.tick().await
     }
 
@@ -160,6 +170,10 @@ impl<D: Disk> Engine<D> {
     /// # Errors
     /// The first failure; the next open then recovers.
     pub fn close(&self) -> Result<()> {
+        if self.inner.read_only {
+            self.inner.let_go("it was closed");
+            return Ok(());
+        }
         let Some(locks) = self.locks.lock().take() else { return Ok(()) };
         let closed = self.inner.close();
         // Whoever opens the folder next must be alone in it, also when closing failed half way.
@@ -203,6 +217,13 @@ impl<D: Disk> Inner<D> {
         }
     }
 
+    fn check_writable(&self) -> Result<()> {
+        match self.read_only {
+            false => Ok(()),
+            true => Err(Error::ReadOnly { path: self.dir.clone() }),
+        }
+    }
+
     /// As [`Inner::watch`], for a write into a partition, whose topic may be gone meanwhile.
     fn watch_at<T>(&self, handle: &PartitionHandle<D>, result: Result<T>) -> Result<T> {
         match result {
@@ -230,7 +251,7 @@ impl<D: Disk> Inner<D> {
     }
 
     fn log_dir(&self) -> PathBuf {
-        self.dir.join(open::LOG_DIR)
+        self.log_dir.clone()
     }
 
     fn is_durable(&self) -> bool {

@@ -118,6 +118,24 @@ pub enum Error {
         by: String,
     },
 
+    /// *Open it for writing.* The folder was opened to be looked at
+    /// ([`Engine::look`](crate::engine::Engine::look)): nothing in it is changed.
+    #[error("{path} was opened read-only: open it for writing to change anything")]
+    ReadOnly {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// *Look again.* Whoever writes in the folder removed, replaced or cut a file that a reader beside
+    /// it was looking at: its records were deleted or written anew.
+    #[error(
+        "{path} is not there any more as it was: whoever writes here deleted or rewrote its records while they were looked at; open the folder again"
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// *Use the version of the program that wrote it.*
     #[error("{path}: {what}")]
     Unsupported {
@@ -153,13 +171,17 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
-    /// Wraps a system error with the verb and the path. A full disk becomes [`Error::Full`].
+    /// Wraps a system error with the verb and the path. A full disk becomes [`Error::Full`], a file that
+    /// is not there any more [`Error::Gone`].
     pub fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         // ENOSPC 28, EDQUOT 122, EMFILE 24, ENFILE 23: room that can come back.
         match source.raw_os_error() {
             Some(23 | 24 | 28 | 122) => Self::Full { path: path.to_owned(), source },
             _ if source.kind() == io::ErrorKind::StorageFull => {
                 Self::Full { path: path.to_owned(), source }
+            }
+            _ if source.kind() == io::ErrorKind::StaleNetworkFileHandle => {
+                Self::Gone { path: path.to_owned() }
             }
             _ => Self::Io { what, path: path.to_owned(), source },
         }
@@ -176,6 +198,8 @@ impl Error {
             Self::Invalid { what } => Self::Invalid { what: what.clone() },
             Self::Unknown { what } => Self::Unknown { what: what.clone() },
             Self::Fenced { who, why } => Self::Fenced { who: who.clone(), why: why.clone() },
+            Self::ReadOnly { path } => Self::ReadOnly { path: path.clone() },
+            Self::Gone { path } => Self::Gone { path: path.clone() },
             Self::Full { path, source } => Self::Full {
                 path: path.clone(),
                 source: io::Error::new(source.kind(), source.to_string()),

@@ -266,7 +266,7 @@ impl<D: Disk> PartitionLog<D> {
                 producer_id: header.producer.id,
                 first_offset,
                 last_offset,
-                last_stable: self.producers.first_unstable().unwrap_or(last_offset),
+                last_stable: self.producers.stable_after(header.producer.id, last_offset),
             };
             if self.active.aborted().is_empty() {
                 self.unsynced.names = true;
@@ -400,6 +400,20 @@ impl<D: Disk> PartitionLog<D> {
         write_file(&self.disk, &snapshot, &self.producers.to_snapshot())?;
         self.unsynced.names = true;
         self.write_epochs()
+    }
+
+    /// What Kafka expects beside a log that never held a record: indexes without entries, and the epoch
+    /// it began with. To us they say nothing, so that losing them costs nothing: they are not synced.
+    fn write_first_side_files(&self) -> Result<()> {
+        let base = self.active.base;
+        let indexes = ["index", "timeindex"].map(|suffix| (path_of(&self.dir, base, suffix), ""));
+        let epochs = (self.dir.join(EPOCHS_FILE), "0\n1\n0 0\n");
+        for (path, text) in indexes.into_iter().chain([epochs]) {
+            if self.disk.stat(&path).is_err() {
+                write_file(&self.disk, &path, text.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the epochs beside their file when they changed, which they do once after an unclean
@@ -544,6 +558,8 @@ impl<D: Disk> PartitionLog<D> {
         let end = self.end();
         if end > 0 || self.producers != Producers::default() {
             self.write_side_files(end)?;
+        } else {
+            self.write_first_side_files()?;
         }
         if let Some(job) = self.sync_job() {
             job.run()?;

@@ -11,7 +11,7 @@ use thalweg_core::batch::BatchBuilder;
 use thalweg_core::client::log::*;
 use thalweg_core::config::Compression;
 use thalweg_core::disk::Disk;
-use thalweg_core::disk::sim::{Crash, SimDisk};
+use thalweg_core::disk::sim::{Call, Crash, Failure, SimDisk};
 use thalweg_core::engine::clock::Clock;
 use thalweg_core::ids::ProducerIdentity;
 
@@ -164,6 +164,49 @@ fn a_deletion_that_was_answered_stands_whatever_crashes() {
         }
     }
     assert!(answered_runs > 20, "both sides of the answer are tried: {answered_runs}");
+}
+
+/// The hint is written in two slots. A deletion is in both when it is answered, so that a slot that is
+/// torn by a later write brings nothing back.
+#[test]
+fn a_torn_slot_of_the_hint_brings_no_record_back() {
+    for slot in [0, 1] {
+        let disk = SimDisk::new(14);
+        let log = twelve(&disk, Level::Disk);
+        now(log.delete_records(&at("t"), 7)).expect("deleted");
+        drop(log);
+        disk.flip_bit(&folder("t").join("flushed-offset"), slot * 512 + 20, 0).expect("flipped");
+        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(log.report().damaged, [], "slot {slot}");
+        assert_eq!(start_of(&*log, "t"), 7, "slot {slot}");
+        assert_eq!(committed(&*log, "t").len(), 5, "slot {slot}");
+    }
+}
+
+/// Nobody is shown a log start that is not durable: a deletion that is refused has hidden nothing, and
+/// does not come about later.
+#[test]
+fn a_deletion_that_finds_no_room_changes_nothing() {
+    for nth in [0, 1] {
+        let disk = SimDisk::new(15);
+        let log = twelve(&disk, Level::Disk);
+        let mut met = 0;
+        disk.fail_on(Call::Write, Failure::NoSpace, 1, move |path| {
+            let is_hint = path == folder("t").join("flushed-offset");
+            met += u32::from(is_hint);
+            is_hint && met == nth + 1
+        });
+        let e = now(log.delete_records(&at("t"), 7)).expect_err("no room");
+        assert!(matches!(e, Error::Full { .. }), "{e}");
+        assert_eq!(start_of(&*log, "t"), 0);
+        assert_eq!(committed(&*log, "t").len(), 12);
+        // The hint goes on to be written, without the deletion.
+        append(&*log, &at("t"), "more").expect("appended");
+        now(log.tick()).expect("tick");
+        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(start_of(&*log, "t"), 0);
+        assert_eq!(committed(&*log, "t").len(), 13);
+    }
 }
 
 #[test]

@@ -159,7 +159,8 @@ impl<D: Disk> Inner<D> {
             if !found.iter().any(|lookup| lookup.pending) {
                 return Ok(found.into_iter().map(|lookup| lookup.commit).collect());
             }
-            if self.runtime.is_inline() {
+            // In line nobody else runs, and what is only looked at does not go on.
+            if self.runtime.is_inline() || self.read_only {
                 return Err(Error::Retry {
                     what: format!("a transaction is about to move a position of group {group:?}"),
                 });

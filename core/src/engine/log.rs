@@ -9,7 +9,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::Engine;
-use crate::client::log::{Ack, Appended, FetchFrom, FetchOptions, Fetched, Isolation, Log};
+use super::append::Given;
+use crate::batch::Sealed;
+use crate::client::log::{
+    Ack, Appended, FetchFrom, FetchOptions, Fetched, FetchedRegion, Isolation, Log,
+};
 use crate::config::Level;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -26,10 +30,12 @@ impl<D: Disk> Log for Engine<D> {
     }
 
     async fn create_topic(&self, topic: &NewTopic) -> Result<TopicInfo> {
+        self.inner.check_writable()?;
         self.inner.create_topic(topic).await
     }
 
     async fn delete_topic(&self, name: &str) -> Result<()> {
+        self.inner.check_writable()?;
         self.inner.delete_topic(name).await
     }
 
@@ -46,6 +52,7 @@ impl<D: Disk> Log for Engine<D> {
         name: &str,
         changes: &BTreeMap<String, Option<String>>,
     ) -> Result<TopicInfo> {
+        self.inner.check_writable()?;
         self.inner.alter_topic(name, changes).await
     }
 
@@ -59,6 +66,7 @@ impl<D: Disk> Log for Engine<D> {
     }
 
     async fn delete_records(&self, at: &TopicPartition, before: Offset) -> Result<Offset> {
+        self.inner.check_writable()?;
         self.inner.delete_records(at, before).await
     }
 
@@ -74,11 +82,31 @@ impl<D: Disk> Log for Engine<D> {
         transactional_id: Option<&str>,
         ack: Ack,
     ) -> Result<Appended> {
-        self.inner.append(at, &batch, transactional_id, ack).await
+        self.inner.check_writable()?;
+        self.inner.append(at, Given::Bytes(&batch), transactional_id, ack).await
+    }
+
+    async fn append_sealed(
+        &self,
+        at: &TopicPartition,
+        batch: &Sealed,
+        transactional_id: Option<&str>,
+        ack: Ack,
+    ) -> Result<Appended> {
+        self.inner.check_writable()?;
+        self.inner.append(at, Given::Sealed(batch), transactional_id, ack).await
     }
 
     async fn fetch(&self, from: &[FetchFrom], options: FetchOptions) -> Result<Vec<Fetched>> {
         self.inner.fetch(from, options).await
+    }
+
+    async fn fetch_regions(
+        &self,
+        from: &[FetchFrom],
+        options: FetchOptions,
+    ) -> Result<Vec<FetchedRegion>> {
+        self.inner.fetch_regions(from, options).await
     }
 
     async fn check_position(
@@ -115,6 +143,7 @@ impl<D: Disk> Log for Engine<D> {
         transactional_id: Option<&str>,
         timeout: Duration,
     ) -> Result<ProducerIdentity> {
+        self.inner.check_writable()?;
         self.inner.init_producer(transactional_id, timeout).await
     }
 
@@ -125,6 +154,7 @@ impl<D: Disk> Log for Engine<D> {
         member: &Membership,
         offsets: &[OffsetCommit],
     ) -> Result<()> {
+        self.inner.check_writable()?;
         self.inner.commit_offsets_in(transactional_id, producer, member, offsets).await
     }
 
@@ -134,6 +164,7 @@ impl<D: Disk> Log for Engine<D> {
         producer: ProducerIdentity,
         end: TransactionEnd,
     ) -> Result<ProducerIdentity> {
+        self.inner.check_writable()?;
         self.inner.end_transaction(transactional_id, producer, end).await
     }
 
@@ -143,6 +174,7 @@ impl<D: Disk> Log for Engine<D> {
     }
 
     async fn abort_transaction(&self, transactional_id: &str) -> Result<()> {
+        self.inner.check_writable()?;
         self.inner.abort_transaction(transactional_id).await
     }
 
@@ -152,14 +184,17 @@ impl<D: Disk> Log for Engine<D> {
     }
 
     async fn join_group(&self, group: &str) -> Result<Membership> {
+        self.inner.check_writable()?;
         self.inner.join_group(group).await
     }
 
     async fn leave_group(&self, member: &Membership) -> Result<()> {
+        self.inner.check_writable()?;
         self.inner.leave_group(member).await
     }
 
     async fn commit_offsets(&self, member: &Membership, offsets: &[OffsetCommit]) -> Result<()> {
+        self.inner.check_writable()?;
         self.inner.commit_offsets(member, offsets).await
     }
 
@@ -184,6 +219,10 @@ impl<D: Disk> Log for Engine<D> {
     }
 
     fn guarantee(&self) -> String {
+        if self.inner.read_only {
+            return "read-only: what was there when it was opened, whether synced or not"
+                .to_owned();
+        }
         match self.inner.config.level {
             Level::Disk => "exactly once; acknowledged data survives a power loss".to_owned(),
             Level::Os => {

@@ -42,7 +42,7 @@ use crate::coordinator::{CoordinatorRecord, Malformed};
 use crate::disk::handles::Handles;
 use crate::disk::{Disk, LockKind, read_file, replace_file};
 use crate::error::{Error, Result};
-use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition};
+use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition, Uuid};
 use crate::log::{
     Buffers, METADATA_FILE, Opening, PartitionLog, Recovered, create_folder, topic_id_of,
 };
@@ -60,8 +60,8 @@ pub const STATE_DIR: &str = "state";
 /// - 3: compacted segments, between whose batches offsets are missing: to a program of layout 2 that
 ///   is damage.
 const FORMAT: u32 = 3;
-const FORMAT_FILE: &str = "format";
-const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
+pub(super) const FORMAT_FILE: &str = "format";
+pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 
 /// The locks of an open folder.
 pub(super) struct Locks<D: Disk> {
@@ -121,14 +121,16 @@ impl<D: Disk> Engine<D> {
         let mut opener = Opener {
             handles: Handles::new(disk.clone(), config.open_files),
             disk,
+            dir,
             log_dir,
             config,
+            runtime,
             clock,
             entropy,
             report: OpenReport { clean, ..OpenReport::default() },
             known_durable: BTreeMap::new(),
         };
-        let inner = Arc::new(opener.open(dir, runtime)?);
+        let inner = Arc::new(opener.open()?);
         // From here on threads may run. If the rest fails, or is given up, the engine is dropped with
         // its locks, and lets go of them.
         let mut engine =
@@ -201,7 +203,7 @@ fn make_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
     }
 }
 
-fn is_there<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
+pub(super) fn is_there<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
     match disk.stat(path) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -223,7 +225,7 @@ fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D:
     })
 }
 
-fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
+pub(super) fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
     let path = dir.join(FORMAT_FILE);
     match read_file(disk, &path, 64) {
         Ok(bytes) => {
@@ -285,23 +287,36 @@ pub(super) fn mark_clean<D: Disk>(disk: &D, log_dir: &Path) -> Result<()> {
     replace_file(disk, &path, text.as_bytes()).map_err(|e| Error::io("write", &path, e))
 }
 
-struct Opener<D: Disk> {
-    disk: D,
-    handles: Handles<D>,
-    log_dir: PathBuf,
-    config: LogConfig,
-    clock: Clock,
-    entropy: Entropy,
-    report: OpenReport,
+pub(super) struct Opener<D: Disk> {
+    pub(super) disk: D,
+    pub(super) handles: Handles<D>,
+    pub(super) dir: PathBuf,
+    pub(super) log_dir: PathBuf,
+    pub(super) config: LogConfig,
+    pub(super) runtime: Runtime,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
+    pub(super) report: OpenReport,
     /// Per partition, what was known to be durable before the folder was opened.
-    known_durable: BTreeMap<TopicPartition, Offset>,
+    pub(super) known_durable: BTreeMap<TopicPartition, Offset>,
+}
+
+/// What an engine is made of, once it was found.
+pub(super) struct Opened<D: Disk> {
+    pub(super) id: Uuid,
+    pub(super) epoch: LeaderEpoch,
+    pub(super) metadata: Shard<D, Metadata>,
+    pub(super) partitions: Partitions<D>,
+    pub(super) damaged: BTreeMap<TopicPartition, Error>,
+    pub(super) groups: Vec<Shard<D, GroupCoordinator>>,
+    pub(super) transactions: Vec<Shard<D, TransactionCoordinator>>,
 }
 
 /// Partition logs before they have a leader epoch.
-type Logs<D> = BTreeMap<TopicPartition, (PartitionLog<D>, TopicInfo)>;
+pub(super) type Logs<D> = BTreeMap<TopicPartition, (PartitionLog<D>, TopicInfo)>;
 
 impl<D: Disk> Opener<D> {
-    fn open(&mut self, dir: PathBuf, runtime: Runtime) -> Result<Inner<D>> {
+    fn open(&mut self) -> Result<Inner<D>> {
         let (metadata_log, metadata_info) = self.open_metadata()?;
         let mut metadata = Metadata::new();
         let at = TopicPartition::new(METADATA_TOPIC, 0);
@@ -369,23 +384,32 @@ impl<D: Disk> Opener<D> {
         let partitions = self.lead(&metadata, logs, &damaged, epoch, &metadata_handle)?;
         let groups = self.load_groups(&metadata, &partitions)?;
         let transactions = self.load_transactions(&metadata, &partitions)?;
-        self.report.damaged = damaged.iter().map(|(at, e)| (at.clone(), e.to_string())).collect();
         self.report.strangers = self.strangers(&metadata)?;
-        Ok(Inner {
+        let metadata = Shard { handle: metadata_handle, state: Mutex::new(metadata) };
+        let opened = Opened { id, epoch, metadata, partitions, damaged, groups, transactions };
+        Ok(self.assemble(opened, false))
+    }
+
+    pub(super) fn assemble(&mut self, opened: Opened<D>, read_only: bool) -> Inner<D> {
+        let damaged = opened.damaged.iter().map(|(at, e)| (at.clone(), e.to_string()));
+        self.report.damaged = damaged.collect();
+        Inner {
             disk: self.disk.clone(),
             handles: self.handles.clone(),
-            dir,
+            dir: self.dir.clone(),
+            log_dir: self.log_dir.clone(),
+            read_only,
             config: self.config.clone(),
-            runtime,
+            runtime: self.runtime.clone(),
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
-            id,
-            epoch,
-            partitions: ArcSwap::from_pointee(partitions),
-            damaged,
-            metadata: Shard { handle: metadata_handle, state: Mutex::new(metadata) },
-            groups,
-            transactions,
+            id: opened.id,
+            epoch: opened.epoch,
+            partitions: ArcSwap::from_pointee(opened.partitions),
+            damaged: opened.damaged,
+            metadata: opened.metadata,
+            groups: opened.groups,
+            transactions: opened.transactions,
             topics_busy: tokio::sync::Mutex::new(()),
             producer_ids: tokio::sync::Mutex::new(ProducerIds::default()),
             sync: SyncQueue::new(self.config.sync_threads),
@@ -395,15 +419,15 @@ impl<D: Disk> Opener<D> {
             decided: tokio::sync::Notify::new(),
             since_space_check: std::sync::atomic::AtomicU64::new(u64::MAX / 2),
             no_space: std::sync::atomic::AtomicBool::new(false),
-        })
+        }
     }
 
     /// How a partition is opened.
-    fn opening(&self, info: &TopicInfo, at: TopicPartition, clean: bool) -> Opening {
+    pub(super) fn opening(&self, info: &TopicInfo, at: TopicPartition, clean: bool) -> Opening {
         opening(&self.log_dir, info, at, clean, &self.config)
     }
 
-    fn open_metadata(&mut self) -> Result<(PartitionLog<D>, TopicInfo)> {
+    pub(super) fn open_metadata(&mut self) -> Result<(PartitionLog<D>, TopicInfo)> {
         let at = TopicPartition::new(METADATA_TOPIC, 0);
         let dir = self.log_dir.join(at.folder());
         let found = if is_there(&self.disk, &dir)? { topic_id_of(&self.disk, &dir)? } else { None };
@@ -425,7 +449,7 @@ impl<D: Disk> Opener<D> {
 
     /// A new folder has no topics: one that has folders of topics has lost the metadata that they
     /// follow from, and must not begin again as if it were empty.
-    fn refuse_without_metadata(&self) -> Result<()> {
+    pub(super) fn refuse_without_metadata(&self) -> Result<()> {
         let ours = format!("{METADATA_TOPIC}-0");
         let entries =
             self.disk.list(&self.log_dir).map_err(|e| Error::io("list", &self.log_dir, e))?;
@@ -445,7 +469,7 @@ impl<D: Disk> Opener<D> {
         Ok(())
     }
 
-    fn note(&mut self, recovered: &Recovered) {
+    pub(super) fn note(&mut self, recovered: &Recovered) {
         self.report.scanned_bytes += recovered.scanned_bytes;
         self.report.cut_bytes += recovered.cut_bytes;
         // A stop that left a torn tail was not a clean one, whatever its marker says.
@@ -487,7 +511,7 @@ impl<D: Disk> Opener<D> {
     }
 
     /// Leads every log under `epoch`, and opens what was created by this open.
-    fn lead(
+    pub(super) fn lead(
         &mut self,
         metadata: &Metadata,
         logs: Logs<D>,
@@ -519,7 +543,7 @@ impl<D: Disk> Opener<D> {
         Ok(partitions)
     }
 
-    fn load_groups(
+    pub(super) fn load_groups(
         &self,
         metadata: &Metadata,
         partitions: &Partitions<D>,
@@ -534,7 +558,7 @@ impl<D: Disk> Opener<D> {
             .collect()
     }
 
-    fn load_transactions(
+    pub(super) fn load_transactions(
         &self,
         metadata: &Metadata,
         partitions: &Partitions<D>,
@@ -551,7 +575,7 @@ impl<D: Disk> Opener<D> {
     }
 
     /// Folders in the log directory that belong to no topic.
-    fn strangers(&self, metadata: &Metadata) -> Result<Vec<PathBuf>> {
+    pub(super) fn strangers(&self, metadata: &Metadata) -> Result<Vec<PathBuf>> {
         let mut ours: Vec<String> = vec![format!("{METADATA_TOPIC}-0")];
         for info in metadata.topics() {
             ours.extend((0..info.partitions).map(|n| format!("{}-{n}", info.name)));
@@ -738,7 +762,7 @@ fn coordinator_partition<D: Disk>(
 }
 
 /// Reads a whole partition and hands every record to `take`, control records included.
-fn replay<D: Disk>(
+pub(super) fn replay<D: Disk>(
     log: &PartitionLog<D>,
     at: &TopicPartition,
     log_dir: &Path,

@@ -844,7 +844,7 @@ fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Abo
         .ok()
         .and_then(|mut records| records.next()?.ok().and_then(|r| batch::parse_marker(&r)));
     let Some((marker, coordinator_epoch)) = marker else { return };
-    let first_unstable = producers.first_unstable();
+    let last_stable = producers.stable_after(header.producer.id, header.base_offset);
     let ended = producers.marked(
         marker,
         header.producer,
@@ -857,7 +857,7 @@ fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Abo
             producer_id: header.producer.id,
             first_offset: ended.first_offset,
             last_offset: ended.marker_offset,
-            last_stable: first_unstable.unwrap_or(ended.marker_offset),
+            last_stable,
         });
     }
     // While replaying, nothing above is known yet; a marker that was read is decided.

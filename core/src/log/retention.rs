@@ -77,7 +77,12 @@ impl<D: Disk> PartitionLog<D> {
     pub fn raise_start(&mut self, to: Offset, now: Timestamp) -> Result<bool> {
         self.check_open()?;
         if to > self.view.start() {
+            let before = self.hint;
             let raised = self.note_start(to);
+            if matches!(raised, Err(Error::Full { .. })) {
+                // Whoever asked is told that nothing was deleted: the next turns say so too.
+                self.hint = before;
+            }
             self.in_doubt(raised)?;
             self.view.start.store(to, Ordering::Release);
         }

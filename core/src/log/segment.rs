@@ -496,6 +496,66 @@ impl<D: Disk> Segment<D> {
         Ok(found)
     }
 
+    /// Where the whole batches end that begin with `first` at `position`: about `max_bytes` of them, all
+    /// of which begin below `bound`, `first` at least; and the offset that follows the last of them. Only
+    /// headers near the end are read: most batches are found by the index to lie between.
+    pub(crate) fn whole_batches(
+        &self,
+        position: u64,
+        first: &BatchHeader,
+        bound: Offset,
+        max_bytes: usize,
+    ) -> Result<(u64, Offset)> {
+        let size = self.size();
+        let limit = (position + max_bytes.max(first.size()) as u64).min(size);
+        let (mut end, mut next) = (position + first.size() as u64, first.next_offset());
+        if end > size {
+            return Err(self.cut_off(position, first));
+        }
+        if let Some((at, header)) = self.indexed_before(limit, bound)
+            && at > position
+        {
+            (end, next) = (at, header.base_offset);
+        }
+        if end < limit {
+            self.headers(end, |at, header| {
+                let after = at + header.size() as u64;
+                let inside = header.base_offset < bound && after <= limit;
+                if inside {
+                    (end, next) = (after, header.next_offset());
+                }
+                Ok(inside)
+            })?;
+        }
+        Ok((end, next))
+    }
+
+    /// The last batch of the index that begins neither behind `position` nor above `bound`, as far as the
+    /// index can be believed.
+    fn indexed_before(&self, position: u64, bound: Offset) -> Option<(u64, BatchHeader)> {
+        let below = |entry: &OffsetEntry| {
+            u64::from(entry.position) <= position && self.base + i64::from(entry.relative) < bound
+        };
+        let entry =
+            self.look_up(|i| i.offsets.last_where(below), |offsets, _| offsets.last_where(below));
+        let entry = entry?;
+        let (at, ends) = (u64::from(entry.position), self.base + i64::from(entry.relative));
+        // An entry that misleads may point anywhere: into a batch, or behind the end.
+        let header = self.header_at(at).ok().flatten()?;
+        (header.last_offset() == ends).then_some((at, header))
+    }
+
+    /// A batch of which the segment holds only the front.
+    pub(crate) fn cut_off(&self, position: u64, first: &BatchHeader) -> Error {
+        // Not an empty answer: its reader would ask for the same offset for ever.
+        let what = format!(
+            "the batch takes {} bytes, and {} are left of its segment: restore the folder from a copy",
+            first.size(),
+            self.size() - position
+        );
+        Error::damaged(self.path(), position, what)
+    }
+
     /// Shows the headers from `position` on, which is that of a batch, while `look` wants more.
     ///
     /// No sum covers the offsets in a header, so they are checked against each other: a batch begins

@@ -103,6 +103,8 @@ fn exit_code(error: &Error) -> u8 {
         | Error::Fenced { .. }
         | Error::Retry { .. }
         | Error::Abortable { .. }
+        | Error::ReadOnly { .. }
+        | Error::Gone { .. }
         | Error::Stopped { .. } => FAILED,
     }
 }
