@@ -261,7 +261,7 @@ pub(crate) fn be_child(runtime: &Runtime, args: &[String]) -> Result<()> {
                     let at = TopicPartition::new("t", 0);
                     log.append_sealed(&at, &batch, None, Ack::Level).await?;
                 }
-                Result::Ok(log)
+                Result::<_>::Ok(log)
             })?;
             (log, "written".to_owned())
         }

@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn an_aborted_entry_says_where_later_ones_can_begin() {
         let mut producers = Producers::default();
-        let mut begin = |producers: &mut Producers, id: i64, offset: Offset| {
+        let begin = |producers: &mut Producers, id: i64, offset: Offset| {
             let producer = producers.by_id.entry(id).or_insert_with(|| Producer::new(0));
             producer.transaction_start = Some(offset);
             producers.open.insert(offset, id);

@@ -240,9 +240,11 @@ impl<'a, D: Disk> Opener<'a, D> {
             ..Hint::default()
         });
         self.remove_below(hint.log_start)?;
-        let usable = self.bases.first().is_some_and(|&base| base <= hint.log_start);
-        let first = self.bases.iter().rposition(|&b| b <= hint.recovery_point);
-        let (true, Some(first)) = (usable, first) else {
+        // Everything up to the recovery point may have been deleted: it begins with what is left then.
+        let left = self.bases.first().copied().filter(|&base| base <= hint.log_start);
+        let point = hint.recovery_point.max(left.unwrap_or(0));
+        let first = self.bases.iter().rposition(|&b| b <= point);
+        let (Some(_), Some(first)) = (left, first) else {
             if hint.durable_end > hint.log_start {
                 return Err(self.lost(hint.log_start, hint.durable_end));
             }

@@ -512,19 +512,23 @@ impl<D: Disk> Segment<D> {
         if end > size {
             return Err(self.cut_off(position, first));
         }
+        let after = |at: u64, header: &BatchHeader| {
+            let after = at + header.size() as u64;
+            let inside = header.base_offset < bound && after <= limit;
+            inside.then(|| (after, header.next_offset()))
+        };
+        let mut more = true;
         if let Some((at, header)) = self.indexed_before(limit, bound)
             && at > position
         {
-            (end, next) = (at, header.base_offset);
+            (end, next) = after(at, &header).unwrap_or((at, header.base_offset));
+            more = end > at;
         }
-        if end < limit {
+        if more && end < limit {
             self.headers(end, |at, header| {
-                let after = at + header.size() as u64;
-                let inside = header.base_offset < bound && after <= limit;
-                if inside {
-                    (end, next) = (after, header.next_offset());
-                }
-                Ok(inside)
+                let inside = after(at, header);
+                (end, next) = inside.unwrap_or((end, next));
+                Ok(inside.is_some())
             })?;
         }
         Ok((end, next))
