@@ -94,7 +94,8 @@ pub struct LogConfig {
     /// top. Default 16 MiB, half a million keys at a time; where there are more, a partition takes
     /// several rounds.
     pub compaction_map_bytes: usize,
-    /// How many bytes compaction reads a second at most, over all partitions. Default 32 MiB.
+    /// How many bytes compaction reads a second at most, over all partitions. Default 32 MiB; 0: only
+    /// [`Engine::maintain`](crate::engine::Engine::maintain) compacts.
     pub compaction_rate: u64,
     /// How often durable ends are noted in the flushed-offset hint. Default 1 s.
     pub hint_interval: Duration,

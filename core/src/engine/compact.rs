@@ -37,6 +37,9 @@ pub struct Maintained {
 impl<D: Disk> Inner<D> {
     /// Compacts for as long as a tick's share of the rate lasts.
     pub(super) fn compact(&self) {
+        if self.config.compaction_rate == 0 {
+            return;
+        }
         // One at a time: whoever comes while another is at it has nothing to do.
         let Some(mut running) = self.compaction.try_lock() else { return };
         let interval = self.config.hint_interval.as_millis();
