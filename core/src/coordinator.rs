@@ -27,6 +27,7 @@
 //! | `__consumer_offsets` | [`group::GroupCoordinator`] | each of its partitions |
 //! | `__thalweg_metadata` | [`metadata::Metadata`] | the folder |
 
+pub mod cluster;
 mod field;
 pub mod group;
 pub mod metadata;

@@ -21,6 +21,7 @@
 mod append;
 pub mod clock;
 mod compact;
+mod foreign;
 mod groups;
 mod handle;
 mod log;
@@ -30,6 +31,7 @@ mod open;
 mod read;
 pub mod runtime;
 mod sync;
+mod take_over;
 mod topics;
 mod transact;
 
@@ -56,6 +58,7 @@ use crate::log::Buffers;
 
 pub use self::compact::Maintained;
 pub use self::open::{OpenReport, STATE_DIR};
+pub use self::take_over::TakeOver;
 
 /// The topic of topics, producer ids and leader epochs.
 pub const METADATA_TOPIC: &str = "__thalweg_metadata";
@@ -128,6 +131,11 @@ impl<D: Disk> Engine<D> {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
+    }
+
+    /// The disk that the folder is on.
+    pub fn disk(&self) -> &D {
+        &self.inner.disk
     }
 
     /// What opening found and did.

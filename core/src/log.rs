@@ -20,6 +20,7 @@
 
 mod aborted;
 mod compact;
+mod adopt;
 mod epochs;
 mod hint;
 mod index;
@@ -52,6 +53,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition};
 
 pub(crate) use self::compact::{Compaction, Limits, Step, Written};
+pub(crate) use self::adopt::adopt;
 pub(crate) use self::read::Buffers;
 pub use self::recover::{Opening, Recovered};
 pub(crate) use self::segment::Timed;
@@ -395,7 +397,10 @@ impl<D: Disk> PartitionLog<D> {
 
     /// Index of the active segment, producer snapshot as of `end`, epochs: written, not synced.
     fn write_side_files(&mut self, end: Offset) -> Result<()> {
-        self.active.write_indexes(&self.marks, end, &self.disk, &self.dir)?;
+        // One without batches has nothing to say, and the sidecar of that name is of the one before.
+        if self.active.size() > 0 {
+            self.active.write_indexes(&self.marks, end, &self.disk, &self.dir)?;
+        }
         let snapshot = path_of(&self.dir, end, "snapshot");
         write_file(&self.disk, &snapshot, &self.producers.to_snapshot())?;
         self.unsynced.names = true;

@@ -1,9 +1,10 @@
 //! The promises of `Disk` that every implementation keeps: each is tried on real files and on the
-//! simulated disk, and thousands of random calls are answered alike by both.
+//! simulated disk, and thousands of random calls are answered alike by both, and by an overlay.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 
+use thalweg_core::disk::overlay::Overlay;
 use thalweg_core::disk::real::RealDisk;
 use thalweg_core::disk::sim::{Rng, SimDisk};
 use thalweg_core::disk::{
@@ -40,6 +41,42 @@ on_both!(
     syncs_and_hints_succeed,
     a_replaced_file_is_whole,
 );
+
+/// An overlay keeps them all, but for keeping others out.
+macro_rules! on_an_overlay {
+    ($($promise:ident),* $(,)?) => {
+        mod overlaid { $(#[test] fn $promise() { super::on_overlaid(super::$promise); })* }
+    };
+}
+
+on_an_overlay!(
+    open_modes_say_who_must_exist,
+    reads_end_at_the_end_of_the_file,
+    a_gap_reads_as_zeros,
+    a_vectored_write_is_its_buffers_in_a_row,
+    a_cut_file_grows_back_with_zeros,
+    a_file_opened_for_reading_is_not_changed,
+    reserving_room_leaves_the_length,
+    an_offset_out_of_range_is_refused,
+    rename_replaces_and_rename_new_refuses,
+    a_file_stays_open_through_rename_and_removal,
+    folders_are_created_once_and_removed_empty,
+    a_folder_is_no_file,
+    names_are_listed_in_order,
+    paths_are_made_canonical,
+    a_stat_tells_files_apart,
+    syncs_and_hints_succeed,
+    a_replaced_file_is_whole,
+);
+
+fn on_overlaid(promise: impl Fn(&Overlay<SimDisk>, &Path)) {
+    let below = SimDisk::new(1);
+    let root = Path::new("/root");
+    below.create_dir(root).expect("created");
+    let before = below.operations();
+    promise(&Overlay::new(below.clone()), root);
+    assert_eq!(below.operations(), before, "changed below:\n{:#?}", below.trace());
+}
 
 fn on_real(promise: impl Fn(&RealDisk, &Path)) {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -337,6 +374,34 @@ fn the_simulated_disk_answers_as_real_files_do() {
             let agree = found == expected;
             assert!(agree, "seed {seed}, step {step}: {call:?}: {}", apart(&found, &expected));
         }
+    }
+}
+
+/// Two disks of one history; then every call on an overlay over the first is answered as by the second.
+#[test]
+fn an_overlay_answers_as_the_disk_below_would_and_leaves_it_alone() {
+    let root = Path::new("/");
+    for seed in 0..300 {
+        let (below, twin) = (SimDisk::new(seed), SimDisk::new(seed));
+        let (mut of_below, mut of_twin) = (Vec::new(), Vec::new());
+        let mut rng = Rng::new(seed);
+        for _ in 0..rng.below(120) {
+            let call = Random::draw(&mut rng);
+            let agree =
+                call.run(&below, root, &mut of_below) == call.run(&twin, root, &mut of_twin);
+            assert!(agree, "seed {seed}: {call:?}: the same disk twice");
+        }
+        of_twin.clear();
+        let (before, overlay) = (below.operations(), Overlay::new(below.clone()));
+        let mut of_overlay = Vec::new();
+        for step in 0..250 {
+            let call = Random::draw(&mut rng);
+            let expected = call.run(&twin, root, &mut of_twin);
+            let found = call.run(&overlay, root, &mut of_overlay);
+            let agree = found == expected;
+            assert!(agree, "seed {seed}, step {step}: {call:?}: {}", apart(&found, &expected));
+        }
+        assert_eq!(below.operations(), before, "seed {seed}: changed below:\n{:#?}", below.trace());
     }
 }
 

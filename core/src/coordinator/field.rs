@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
         self.array(what)
     }
 
-    fn uvarint(&mut self, what: &str) -> Read<u32> {
+    pub(super) fn uvarint(&mut self, what: &str) -> Read<u32> {
         let Some((value, rest)) = varint::read_unsigned(&self.bytes[self.at..]) else {
             return Err(self.malformed(format!("{what} is no number of 32 bits")));
         };

@@ -21,17 +21,19 @@
 //! A path stands for what it says: two ways to one file (symbolic or hard links below) are two files
 //! here as soon as one of them is written.
 
+mod tree;
+
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use self::tree::{Content, Folder, Found, Name, Node, Tree, Way, is_same, within};
 use super::handles::DELETED;
 use super::{Disk, DiskFile, Entry, Kind, LockKind, Open, Stat, read_exact_at};
 
@@ -77,85 +79,6 @@ pub struct OverlayFile<D: Disk> {
     writable: bool,
 }
 
-/// What is known and changed of the names.
-struct Tree {
-    absolute: Folder,
-    /// What relative paths begin at.
-    relative: Folder,
-    /// The number of the next file or folder that is made here: counted down, far from those below.
-    next_ino: u64,
-}
-
-/// A folder of which something is known or changed.
-struct Folder {
-    /// Whose names show where none is noted here; `None` for one that was made here.
-    below: Option<PathBuf>,
-    dev: u64,
-    /// Its number, when it was made here.
-    ino: u64,
-    names: BTreeMap<OsString, Name>,
-}
-
-/// What a name stands for, whatever is below.
-enum Name {
-    File(Arc<Node>),
-    Folder(Folder),
-    /// Removed here.
-    Gone,
-}
-
-/// A file that was asked for, or made here.
-struct Node {
-    /// Where its bytes come from; `None` for one that was made here.
-    below: Option<PathBuf>,
-    /// As it was first seen; its length is that of `content`.
-    seen: Stat,
-    content: RwLock<Content>,
-}
-
-struct Content {
-    len: u64,
-    /// Bytes before this are those below, where no page says otherwise.
-    below: u64,
-    pages: BTreeMap<u64, Box<[u8]>>,
-}
-
-/// Where a path leads.
-enum Found {
-    File(Arc<Node>),
-    /// A folder of which something is noted.
-    Noted,
-    /// Something of which nothing is noted, on the inner disk.
-    Below(PathBuf, Stat),
-    Missing,
-}
-
-impl Found {
-    fn is_folder(&self) -> bool {
-        match self {
-            Self::Noted => true,
-            Self::Below(_, stat) => stat.kind == Kind::Dir,
-            Self::File(_) | Self::Missing => false,
-        }
-    }
-}
-
-/// A path without `.` and `..`.
-#[derive(PartialEq, Eq)]
-struct Way {
-    absolute: bool,
-    names: Vec<OsString>,
-}
-
-impl Way {
-    fn split(&self) -> io::Result<(&[OsString], &OsString)> {
-        match self.names.split_last() {
-            Some((name, folder)) => Ok((folder, name)),
-            None => Err(Errno::BUSY.into()),
-        }
-    }
-}
-
 impl<D: Disk> Overlay<D> {
     /// A disk over `inner`, without a change yet.
     pub fn new(inner: D) -> Self {
@@ -167,6 +90,12 @@ impl<D: Disk> Overlay<D> {
         };
         let tree = Tree { absolute: root("/"), relative: root("."), next_ino: u64::MAX };
         Self { inner, tree: Arc::new(Mutex::new(tree)) }
+    }
+
+    /// Another overlay over the same disk, without what was seen and changed on this one.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::new(self.inner.clone())
     }
 
     /// Forgets everything seen and changed at `path` and below it: what is there now shows again.
@@ -183,6 +112,27 @@ impl<D: Disk> Overlay<D> {
             }
         }
         at.names.remove(name);
+    }
+
+    /// Where the bytes of a file lie that is as it was first seen: not written here, and as long below as
+    /// it was. `None` for any other.
+    pub fn unchanged(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        let found = {
+            let tree = self.tree.lock();
+            let way = tree.way(&self.inner, path)?;
+            tree.find(&self.inner, &way)?
+        };
+        let node = match found {
+            Found::File(node) => node,
+            Found::Below(path, stat) if stat.kind == Kind::File => return Ok(Some(path)),
+            _ => return Ok(None),
+        };
+        let Some(path) = node.below.clone().filter(|_| node.content.read().is_as_seen(&node.seen))
+        else {
+            return Ok(None);
+        };
+        let now = self.inner.stat(&path)?;
+        Ok(Some(path).filter(|_| is_same(&now, &node.seen) && now.len == node.seen.len))
     }
 
     /// Opens the bytes of a file where they lie now.
@@ -211,8 +161,10 @@ impl<D: Disk> Overlay<D> {
 
     fn rename_as(&self, from: &Path, to: &Path, refuse_taken: bool) -> io::Result<()> {
         let (inner, mut tree) = (&self.inner, self.tree.lock());
-        let (source, target) = (tree.way(inner, from)?, tree.way(inner, to)?);
-        let (found, taken) = (tree.find(inner, &source)?, tree.find(inner, &target)?);
+        let source = tree.way(inner, from)?;
+        let found = tree.find(inner, &source)?;
+        let target = tree.way(inner, to)?;
+        let taken = tree.find(inner, &target)?;
         if let Ok((folder, _)) = target.split() {
             tree.check_folder(inner, target.absolute, folder)?;
         }
@@ -266,244 +218,6 @@ impl<D: Disk> Overlay<D> {
     }
 }
 
-/// Whether `inside` lies below `folder`.
-fn within(folder: &Way, inside: &Way) -> bool {
-    folder.absolute == inside.absolute
-        && inside.names.len() > folder.names.len()
-        && inside.names.starts_with(&folder.names)
-}
-
-/// Whether both are the same file: numbers are used again, times of birth are not.
-fn is_same(a: &Stat, b: &Stat) -> bool {
-    let born = a.birth_ns.is_none() || b.birth_ns.is_none() || a.birth_ns == b.birth_ns;
-    (a.dev, a.ino) == (b.dev, b.ino) && born
-}
-
-impl Folder {
-    /// Takes a name away, whatever is below.
-    fn remove(&mut self, name: &OsString) {
-        match self.below {
-            Some(_) => _ = self.names.insert(name.clone(), Name::Gone),
-            None => _ = self.names.remove(name),
-        }
-    }
-}
-
-impl Node {
-    fn seen(path: PathBuf, seen: Stat) -> Self {
-        let content = Content { len: seen.len, below: seen.len, pages: BTreeMap::new() };
-        Self { below: Some(path), seen, content: RwLock::new(content) }
-    }
-
-    fn stat(&self) -> Stat {
-        Stat { len: self.content.read().len, ..self.seen }
-    }
-}
-
-impl Tree {
-    fn root_mut(&mut self, absolute: bool) -> &mut Folder {
-        if absolute { &mut self.absolute } else { &mut self.relative }
-    }
-
-    /// The names on the way to `path`.
-    fn way<D: Disk>(&self, inner: &D, path: &Path) -> io::Result<Way> {
-        let mut way = Way { absolute: path.is_absolute(), names: Vec::new() };
-        for step in path.components() {
-            match step {
-                Component::Normal(name) => way.names.push(name.to_owned()),
-                Component::ParentDir => {
-                    match self.find(inner, &way)? {
-                        Found::Missing => return Err(Errno::NOENT.into()),
-                        found if !found.is_folder() => return Err(Errno::NOTDIR.into()),
-                        _ => {}
-                    }
-                    if way.names.pop().is_none() && !way.absolute {
-                        // What lies above a relative path is not ours to guess.
-                        way = Way {
-                            absolute: true,
-                            names: names_of(&inner.canonical("..".as_ref())?),
-                        };
-                    }
-                }
-                Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-            }
-        }
-        Ok(way)
-    }
-
-    fn find<D: Disk>(&self, inner: &D, way: &Way) -> io::Result<Found> {
-        let mut folder = if way.absolute { &self.absolute } else { &self.relative };
-        for (at, name) in way.names.iter().enumerate() {
-            let last = at + 1 == way.names.len();
-            match folder.names.get(name) {
-                Some(Name::Folder(next)) => folder = next,
-                Some(Name::File(node)) if last => return Ok(Found::File(Arc::clone(node))),
-                Some(Name::File(_)) => return Err(Errno::NOTDIR.into()),
-                Some(Name::Gone) if last => return Ok(Found::Missing),
-                Some(Name::Gone) => return Err(Errno::NOENT.into()),
-                None => {
-                    let Some(below) = &folder.below else {
-                        return if last { Ok(Found::Missing) } else { Err(Errno::NOENT.into()) };
-                    };
-                    let path = below.join(way.names[at..].iter().collect::<PathBuf>());
-                    return match inner.stat(&path) {
-                        Ok(stat) => Ok(Found::Below(path, stat)),
-                        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                            // A missing name in a folder that is there, or in one that is not.
-                            if !last && inner.stat(path.parent().unwrap_or(&path)).is_err() {
-                                return Err(e);
-                            }
-                            Ok(Found::Missing)
-                        }
-                        Err(e) => Err(e),
-                    };
-                }
-            }
-        }
-        Ok(Found::Noted)
-    }
-
-    /// Refuses a path that is no folder.
-    fn check_folder<D: Disk>(
-        &self,
-        inner: &D,
-        absolute: bool,
-        names: &[OsString],
-    ) -> io::Result<()> {
-        match self.find(inner, &Way { absolute, names: names.to_vec() })? {
-            Found::Missing => Err(Errno::NOENT.into()),
-            found if found.is_folder() => Ok(()),
-            _ => Err(Errno::NOTDIR.into()),
-        }
-    }
-
-    /// The folder of these names, noted from now on.
-    fn folder_at<D: Disk>(
-        &mut self,
-        inner: &D,
-        absolute: bool,
-        names: &[OsString],
-    ) -> io::Result<&mut Folder> {
-        let mut folder = self.root_mut(absolute);
-        for name in names {
-            if !folder.names.contains_key(name) {
-                let Some(below) = &folder.below else { return Err(Errno::NOENT.into()) };
-                let path = below.join(name);
-                let stat = inner.stat(&path)?;
-                if stat.kind != Kind::Dir {
-                    return Err(Errno::NOTDIR.into());
-                }
-                let noted = Folder {
-                    below: Some(path),
-                    dev: stat.dev,
-                    ino: stat.ino,
-                    names: BTreeMap::new(),
-                };
-                folder.names.insert(name.clone(), Name::Folder(noted));
-            }
-            folder = match folder.names.get_mut(name) {
-                Some(Name::Folder(next)) => next,
-                Some(Name::File(_)) => return Err(Errno::NOTDIR.into()),
-                Some(Name::Gone) | None => return Err(Errno::NOENT.into()),
-            };
-        }
-        Ok(folder)
-    }
-
-    /// The folder that holds the last of these names, noted from now on.
-    fn folder_mut<D: Disk>(
-        &mut self,
-        inner: &D,
-        absolute: bool,
-        names: &[OsString],
-    ) -> io::Result<&mut Folder> {
-        let parent = names.split_last().map_or(&[][..], |(_, parent)| parent);
-        self.folder_at(inner, absolute, parent)
-    }
-
-    /// Notes a file that was seen below.
-    fn note<D: Disk>(&mut self, inner: &D, way: &Way, node: Node) -> io::Result<Arc<Node>> {
-        let (folder, name) = way.split()?;
-        let node = Arc::new(node);
-        let folder = self.folder_at(inner, way.absolute, folder)?;
-        folder.names.insert(name.clone(), Name::File(Arc::clone(&node)));
-        Ok(node)
-    }
-
-    /// Makes an empty file where there is none.
-    fn create<D: Disk>(&mut self, inner: &D, way: &Way) -> io::Result<Arc<Node>> {
-        let (folder, name) = way.split()?;
-        let ino = self.next_ino;
-        let folder = self.folder_at(inner, way.absolute, folder)?;
-        let seen =
-            Stat { dev: folder.dev, ino, birth_ns: None, len: 0, mtime_ms: 0, kind: Kind::File };
-        let content = Content { len: 0, below: 0, pages: BTreeMap::new() };
-        let node = Arc::new(Node { below: None, seen, content: RwLock::new(content) });
-        folder.names.insert(name.clone(), Name::File(Arc::clone(&node)));
-        self.next_ino -= 1;
-        Ok(node)
-    }
-
-    fn list<D: Disk>(&self, inner: &D, way: &Way) -> io::Result<Vec<Entry>> {
-        let mut folder = if way.absolute { &self.absolute } else { &self.relative };
-        for (at, name) in way.names.iter().enumerate() {
-            match (folder.names.get(name), &folder.below) {
-                (Some(Name::Folder(next)), _) => folder = next,
-                (Some(Name::File(_)), _) => return Err(Errno::NOTDIR.into()),
-                (None, Some(below)) => {
-                    let rest: PathBuf = way.names[at..].iter().collect();
-                    return inner.list(&below.join(rest));
-                }
-                (Some(Name::Gone) | None, _) => return Err(Errno::NOENT.into()),
-            }
-        }
-        let mut entries = match &folder.below {
-            Some(below) => inner.list(below)?,
-            None => Vec::new(),
-        };
-        entries.retain(|entry| !folder.names.contains_key(&entry.name));
-        let noted = folder.names.iter().filter_map(|(name, what)| {
-            let is_dir = match what {
-                Name::Gone => return None,
-                Name::File(_) => false,
-                Name::Folder(_) => true,
-            };
-            Some(Entry { name: name.clone(), is_dir })
-        });
-        entries.extend(noted);
-        entries.sort_unstable();
-        Ok(entries)
-    }
-
-    /// The nearest folder on the inner disk, at or above these names, and how many of them lead there.
-    fn nearest(&self, way: &Way) -> (PathBuf, usize) {
-        let mut folder = if way.absolute { &self.absolute } else { &self.relative };
-        let mut nearest = (folder.below.clone().unwrap_or_default(), 0);
-        for (at, name) in way.names.iter().enumerate() {
-            match (folder.names.get(name), &folder.below) {
-                (Some(Name::Folder(next)), _) => folder = next,
-                (None, Some(below)) => {
-                    let rest: PathBuf = way.names[at..].iter().collect();
-                    return (below.join(rest), way.names.len());
-                }
-                _ => break,
-            }
-            if let Some(below) = &folder.below {
-                nearest = (below.clone(), at + 1);
-            }
-        }
-        nearest
-    }
-}
-
-fn names_of(path: &Path) -> Vec<OsString> {
-    let names = path.components().filter_map(|step| match step {
-        Component::Normal(name) => Some(name.to_owned()),
-        _ => None,
-    });
-    names.collect()
-}
-
 impl<D: Disk> Disk for Overlay<D> {
     type File = OverlayFile<D>;
     /// Nobody is kept out.
@@ -546,8 +260,9 @@ impl<D: Disk> Disk for Overlay<D> {
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (inner, mut tree) = (&self.inner, self.tree.lock());
-        let (source, target) = (tree.way(inner, from)?, tree.way(inner, to)?);
+        let source = tree.way(inner, from)?;
         let found = tree.find(inner, &source)?;
+        let target = tree.way(inner, to)?;
         if matches!(found, Found::Missing) {
             return Err(Errno::NOENT.into());
         }
@@ -667,9 +382,9 @@ impl<D: Disk> Disk for Overlay<D> {
         }
     }
 
-    /// Always free, and nobody is kept out.
-    fn lock(&self, _path: &Path, _kind: LockKind) -> io::Result<()> {
-        Ok(())
+    /// Always free, and nobody is kept out; the file is made here as everywhere.
+    fn lock(&self, path: &Path, _kind: LockKind) -> io::Result<()> {
+        self.open(path, Open::Create).map(drop)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -25,6 +25,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::clock::{Clock, Entropy};
+use super::foreign::is_foreign;
 use super::handle::PartitionHandle;
 use super::runtime::Runtime;
 use super::sync::SyncQueue;
@@ -59,7 +60,7 @@ pub const STATE_DIR: &str = "state";
 ///   layout 1 would not know that records were deleted.
 /// - 3: compacted segments, between whose batches offsets are missing: to a program of layout 2 that
 ///   is damage.
-const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 3;
 pub(super) const FORMAT_FILE: &str = "format";
 pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 
@@ -107,6 +108,7 @@ impl<D: Disk> Engine<D> {
     ) -> Result<Self> {
         let dir = dir.into();
         let log_dir = dir.join(LOG_DIR);
+        refuse_foreign(&disk, &dir)?;
         make_data_dir(&disk, &dir)?;
         let folder = lock(&disk, &dir, &dir.join("lock"), LockKind::Flock)?;
         check_format(&disk, &dir)?;
@@ -163,6 +165,18 @@ fn keep_ticking<D: Disk>(inner: &Arc<Inner<D>>) {
     inner.runtime.run_later(inner.config.hint_interval, again(Arc::downgrade(inner)));
 }
 
+/// Refuses a log directory of Apache Kafka: ours beside it would make a broker refuse it, too.
+fn refuse_foreign<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
+    if is_there(disk, &dir.join(FORMAT_FILE))? || !is_there(disk, dir)? || !is_foreign(disk, dir)? {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        path: dir.to_owned(),
+        what: "it is a log directory of Apache Kafka: look at it read-only, or take it over first"
+            .to_owned(),
+    })
+}
+
 /// Makes the data folder with its parents, and every name on the way to it durable: also of folders
 /// that are there already, because whoever made them may have been killed before syncing them. Not
 /// again once there is a `format`, which is written after this.
@@ -211,7 +225,7 @@ pub(super) fn is_there<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
     }
 }
 
-fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D::Lock> {
+pub(super) fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D::Lock> {
     disk.lock(path, kind).map_err(|e| {
         if e.kind() != io::ErrorKind::WouldBlock {
             return Error::io("lock", path, e);
@@ -706,14 +720,14 @@ impl<D: Disk> Opener<D> {
 }
 
 /// Writes metadata before there is an engine.
-struct MetadataWriter<'a, D: Disk> {
-    handle: &'a Arc<PartitionHandle<D>>,
-    metadata: &'a mut Metadata,
-    now: i64,
+pub(super) struct MetadataWriter<'a, D: Disk> {
+    pub(super) handle: &'a Arc<PartitionHandle<D>>,
+    pub(super) metadata: &'a mut Metadata,
+    pub(super) now: i64,
 }
 
 impl<D: Disk> MetadataWriter<'_, D> {
-    fn write(
+    pub(super) fn write(
         &mut self,
         command: impl FnOnce(&Metadata) -> Result<Vec<CoordinatorRecord>>,
     ) -> Result<()> {

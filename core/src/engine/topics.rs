@@ -197,6 +197,12 @@ impl<D: Disk> Inner<D> {
     }
 }
 
+/// What creates another topic like this one.
+pub(super) fn like(info: &TopicInfo) -> NewTopic {
+    let (name, config) = (info.name.to_string(), info.config.clone());
+    NewTopic { name, partitions: info.partitions, config }
+}
+
 /// How a partition of a topic is opened.
 pub(super) fn opening(
     log_dir: &Path,

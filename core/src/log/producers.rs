@@ -241,6 +241,11 @@ impl Producers {
         Some(Tail { last_offset, crc: crc? })
     }
 
+    /// One above the highest id there is, or 0.
+    pub(crate) fn unseen(&self) -> i64 {
+        self.by_id.keys().next_back().map_or(0, |id| id.saturating_add(1))
+    }
+
     /// The epoch a producer has here.
     pub(crate) fn epoch(&self, id: i64) -> Option<i16> {
         self.by_id.get(&id).map(|p| p.epoch)

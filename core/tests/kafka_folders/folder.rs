@@ -72,6 +72,13 @@ impl Folder {
         self.files.get(&format!("data/{path}")).map(Vec::as_slice)
     }
 
+    /// All files below `data`, by path.
+    pub(crate) fn data_files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().filter_map(|(path, bytes)| {
+            path.strip_prefix("data/").map(|name| (name, bytes.as_slice()))
+        })
+    }
+
     /// The lines of a file below `expect`.
     pub(crate) fn expect(&self, path: &str) -> Vec<&str> {
         let file = &self.files[&format!("expect/{path}")];

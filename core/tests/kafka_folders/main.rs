@@ -3,5 +3,7 @@
 #![cfg(feature = "zstd")]
 
 mod folder;
+mod looked;
 mod reads;
 mod side_files;
+mod take_over;

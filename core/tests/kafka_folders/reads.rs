@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use futures::executor::block_on;
 use serde_json::{Value, json};
-use thalweg_core::batch::{BatchHeader, Scratch, Visible, parse_marker};
+use thalweg_core::batch::{BatchHeader, Scratch, parse_marker};
+use thalweg_core::client::log::Isolation;
 use thalweg_core::compress::Codec;
-use thalweg_core::ids::{Offset, Timestamp};
-use thalweg_core::record::{AbortedTransaction, RecordRef};
+use thalweg_core::config::{Cleanup, TimestampType, TopicConfig};
+use thalweg_core::record::RecordRef;
 
 use crate::folder::{Folder, Partition};
+use crate::looked::{Looked, at};
 
 #[test]
 fn every_batch_of_every_file_decodes() {
@@ -57,23 +60,29 @@ fn every_batch_of_every_file_decodes() {
 #[test]
 fn both_isolation_levels_see_what_kafkas_readers_saw() {
     for folder in Folder::all() {
-        for (isolation, committed) in [("read_committed", true), ("read_uncommitted", false)] {
+        let looked = Looked::at(&folder);
+        let levels = [
+            ("read_committed", Isolation::ReadCommitted),
+            ("read_uncommitted", Isolation::ReadUncommitted),
+        ];
+        for (name, isolation) in levels {
             let mut found = Vec::new();
-            let mut wanted = folder.expect(&format!("records.{isolation}.ndjson"));
+            let mut wanted = folder.expect(&format!("records.{name}.ndjson"));
             for partition in folder.user_partitions() {
                 if !is_readable(&partition) {
                     let of = format!("{{\"topic\":\"{}\",", partition.topic);
                     wanted.retain(|line| !line.starts_with(&of));
                     continue;
                 }
-                visible(&partition, committed, |header, record| {
+                looked.visible(&at(&partition), isolation, partition.start, |header, record| {
                     found.push(line(&partition, header, record));
+                    true
                 });
             }
-            assert_eq!(found.len(), wanted.len(), "{} {isolation}", folder.name);
+            assert_eq!(found.len(), wanted.len(), "{} {name}", folder.name);
             for (found, wanted) in found.iter().zip(wanted) {
                 let wanted: Value = serde_json::from_str(wanted).expect("a line of JSON");
-                assert_eq!(*found, wanted, "{} {isolation}", folder.name);
+                assert_eq!(*found, wanted, "{} {name}", folder.name);
             }
         }
     }
@@ -82,6 +91,7 @@ fn both_isolation_levels_see_what_kafkas_readers_saw() {
 #[test]
 fn offsets_and_times_are_looked_up_as_kafka_does() {
     for folder in Folder::all() {
+        let looked = Looked::at(&folder);
         let mut answers = folder.expect("answers.txt");
         let mut asked = 0;
         for partition in folder.user_partitions() {
@@ -90,12 +100,12 @@ fn offsets_and_times_are_looked_up_as_kafka_does() {
                 answers.retain(|line| !line.starts_with(&head));
                 continue;
             }
-            let looked_up = LookUp::new(&partition);
             for line in answers.iter().filter_map(|line| line.strip_prefix(&head)) {
                 let (question, answer) = line.split_at(
                     line.match_indices(' ').nth(1).expect("a kind, an argument, an answer").0,
                 );
-                assert_eq!(looked_up.answer(question), answer[1..], "{}: {question}", folder.name);
+                let found = looked.answer(&at(&partition), question);
+                assert_eq!(found, answer[1..], "{}: {head}{question}", folder.name);
                 asked += 1;
             }
         }
@@ -103,129 +113,52 @@ fn offsets_and_times_are_looked_up_as_kafka_does() {
     }
 }
 
+#[test]
+fn groups_and_transactions_stand_where_kafkas_coordinators_had_them() {
+    for folder in Folder::all() {
+        let mut wanted: Vec<String> = folder
+            .expect("coordinators.txt")
+            .into_iter()
+            .filter(|line| line.starts_with("group ") || line.starts_with("transaction "))
+            .map(|line| line.trim_end().to_owned())
+            .collect();
+        wanted.sort();
+        assert_eq!(Looked::at(&folder).coordinators(), wanted, "{}", folder.name);
+    }
+}
+
+#[test]
+fn a_folder_is_served_with_its_topics_and_settings() {
+    for folder in Folder::all() {
+        let looked = Looked::at(&folder);
+        let topics = block_on(looked.log.topics()).expect("listed");
+        let names: Vec<&str> = topics.iter().map(|info| &*info.name).collect();
+        let mut wanted: Vec<&str> = folder.partitions().iter().map(|p| p.topic).collect();
+        wanted.dedup();
+        wanted.retain(|topic| *topic != "__cluster_metadata");
+        assert_eq!(names, wanted);
+        let of =
+            |name: &str| &topics.iter().find(|info| *info.name == *name).expect("there").config;
+        assert_eq!(of("compacted").cleanup, Cleanup::Compact);
+        assert_eq!(of("compacted").segment_ms, Some(100));
+        assert_eq!(of("compacted-away").delete_retention_ms, 0);
+        assert_eq!(of("append-time").timestamp_type, TimestampType::LogAppendTime);
+        assert_eq!(of("cut").segment_bytes, 1 << 20);
+        assert_eq!(*of("codec-none"), TopicConfig::default(), "nothing that would delete");
+        let text = |name: &str| {
+            let file = folder.data(&format!("{name}-0/partition.metadata")).expect("there");
+            String::from_utf8_lossy(file).into_owned()
+        };
+        for info in &topics {
+            assert!(text(&info.name).ends_with(&info.id.to_string()), "{}", info.name);
+        }
+    }
+}
+
 /// Whether this build has the codecs of all its batches.
 fn is_readable(partition: &Partition<'_>) -> bool {
     let codecs = partition.batches().into_iter().map(|batch| batch.header.attributes.codec());
     codecs.into_iter().all(|codec| codec.is_ok_and(|codec| codec.check_supported().is_ok()))
-}
-
-/// What is known of a partition, as lists to be searched from the front.
-struct LookUp {
-    start: Offset,
-    stable: Offset,
-    end: Offset,
-    /// All records, markers among them.
-    times: Vec<(Offset, Timestamp)>,
-    /// The record of the greatest time.
-    latest: Option<(Offset, Timestamp)>,
-    committed: Vec<Offset>,
-    uncommitted: Vec<Offset>,
-}
-
-impl LookUp {
-    fn new(partition: &Partition<'_>) -> Self {
-        let mut scratch = Scratch::default();
-        let mut times = Vec::new();
-        let mut latest: Option<(Offset, Timestamp)> = None;
-        for batch in partition.batches() {
-            let header = batch.header;
-            let mut of_batch = Vec::new();
-            for record in batch.records(&mut scratch).expect("decodes") {
-                let record = record.expect("decodes");
-                of_batch.push((record.offset, record.timestamp));
-            }
-            let greatest = of_batch.iter().copied().find(|&(_, time)| time == header.max_timestamp);
-            if greatest.is_some_and(|(_, time)| latest.is_none_or(|(_, before)| time > before)) {
-                latest = greatest;
-            }
-            times.extend(of_batch.into_iter().filter(|&(offset, _)| offset >= partition.start));
-        }
-        let offsets = |committed| {
-            let mut all = Vec::new();
-            visible(partition, committed, |_, record| all.push(record.offset));
-            all
-        };
-        let (stable, end) = ends(partition);
-        let (committed, uncommitted) = (offsets(true), offsets(false));
-        Self { start: partition.start, stable, end, times, latest, committed, uncommitted }
-    }
-
-    fn answer(&self, question: &str) -> String {
-        let (kind, argument) = question.split_once(' ').expect("a kind and an argument");
-        let number = || argument.parse::<i64>().expect("a number");
-        let first = |all: &[Offset]| {
-            let found = all.iter().find(|&&offset| offset >= number());
-            found.map_or("none".to_owned(), Offset::to_string)
-        };
-        let or_none = |found: Option<&(Offset, Timestamp)>| {
-            found.map_or("none".to_owned(), |(offset, time)| format!("{offset} {time}"))
-        };
-        match (kind, argument) {
-            ("start", _) => self.start.to_string(),
-            ("end", "read_committed") => self.stable.to_string(),
-            ("end", _) => self.end.to_string(),
-            ("time", _) => or_none(self.times.iter().find(|&&(_, time)| time >= number())),
-            ("latest-time", _) => or_none(self.latest.as_ref()),
-            ("read_committed", _) => first(&self.committed),
-            ("read_uncommitted", _) => first(&self.uncommitted),
-            _ => panic!("no such question: {question}"),
-        }
-    }
-}
-
-/// Gives the records that a reader sees.
-fn visible(
-    partition: &Partition<'_>,
-    committed: bool,
-    mut see: impl FnMut(&BatchHeader, &RecordRef<'_>),
-) {
-    let (stable, end) = ends(partition);
-    let end = if committed { stable } else { end };
-    let mut aborted = if committed { aborted_of(partition) } else { Vec::new() };
-    aborted.sort_by_key(|one| one.first_offset);
-    let bytes: Vec<u8> = (partition.batches().iter())
-        .filter(|batch| batch.header.base_offset < end)
-        .flat_map(|batch| batch.bytes.iter().copied())
-        .collect();
-    let mut scratch = Scratch::default();
-    for batch in Visible::new(&bytes, &aborted, partition.start) {
-        let batch = batch.expect("decodes");
-        let records = batch.records(&mut scratch).expect("decodes");
-        for record in records.starting_at(partition.start) {
-            see(&batch.header, &record.expect("decodes"));
-        }
-    }
-}
-
-/// The last stable offset and the end.
-fn ends(partition: &Partition<'_>) -> (Offset, Offset) {
-    let mut open = BTreeMap::<i64, Offset>::new();
-    let mut end = partition.segments().last().map_or(0, |segment| segment.base);
-    for batch in partition.batches() {
-        let header = batch.header;
-        end = header.next_offset();
-        if header.is_control() {
-            open.remove(&header.producer.id);
-        } else if header.is_transactional() {
-            open.entry(header.producer.id).or_insert(header.base_offset);
-        }
-    }
-    (open.values().copied().min().unwrap_or(end), end)
-}
-
-/// What the `.txnindex` files say.
-fn aborted_of(partition: &Partition<'_>) -> Vec<AbortedTransaction> {
-    let of = |(_, bytes): (Offset, &[u8])| {
-        let (entries, rest) = bytes.as_chunks::<34>();
-        assert!(rest.is_empty(), "{}", partition.path);
-        let entry = |entry: &[u8; 34]| {
-            let at =
-                |at: usize| i64::from_be_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
-            AbortedTransaction { producer_id: at(2), first_offset: at(10), last_offset: at(18) }
-        };
-        entries.iter().map(entry).collect::<Vec<_>>()
-    };
-    partition.files_of("txnindex").into_iter().flat_map(of).collect()
 }
 
 fn line(partition: &Partition<'_>, header: &BatchHeader, record: &RecordRef<'_>) -> Value {
