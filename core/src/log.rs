@@ -19,8 +19,8 @@
 //! start for readers only once the hint says so durably.
 
 mod aborted;
-mod compact;
 mod adopt;
+mod compact;
 mod epochs;
 mod hint;
 mod index;
@@ -52,8 +52,8 @@ use crate::disk::{Disk, DiskFile, replace_file, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition};
 
-pub(crate) use self::compact::{Compaction, Limits, Step, Written};
 pub(crate) use self::adopt::adopt;
+pub(crate) use self::compact::{Compaction, Limits, Step, Written};
 pub(crate) use self::read::Buffers;
 pub use self::recover::{Opening, Recovered};
 pub(crate) use self::segment::Timed;

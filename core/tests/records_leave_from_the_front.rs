@@ -106,6 +106,24 @@ fn what_follows_a_deletion_of_everything_survives_a_crash() {
     }
 }
 
+/// Also where nothing was ever synced, and at the level that promises nothing of the records themselves:
+/// the file that says what was deleted has a name that survives.
+#[test]
+fn a_deletion_survives_the_power_before_anything_was_synced() {
+    for seed in 0..24 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk, Level::Os, 1).expect("opens");
+        create(&*log, "t", 1, 1 << 20).expect("created");
+        for n in 0..5 {
+            append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+        }
+        assert_eq!(now(log.delete_records(&at("t"), 3)).expect("deleted"), 3);
+        let (_, log) = reopen(&disk, Crash::Power, Level::Os);
+        assert_eq!(log.report().damaged, [], "seed {seed}");
+        assert_eq!(start_of(&*log, "t"), 3, "seed {seed}");
+    }
+}
+
 #[test]
 fn files_stay_as_long_as_the_topic_says() {
     let disk = SimDisk::new(3);

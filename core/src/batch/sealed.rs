@@ -87,6 +87,7 @@ mod tests {
     /// Whatever is asked of a batch, the short look says what the long one does.
     #[test]
     fn a_sealed_batch_is_taken_or_refused_as_its_bytes_are() {
+        type TimeAndKey<'a> = (Timestamp, Option<&'a [u8]>);
         let producers = [
             (ProducerIdentity::NONE, -1, false),
             (ProducerIdentity::NONE, -1, true),
@@ -94,7 +95,7 @@ mod tests {
             (ProducerIdentity { id: 7, epoch: 0 }, -1, false),
             (ProducerIdentity { id: 7, epoch: -1 }, 3, false),
         ];
-        let records: [&[(Timestamp, Option<&[u8]>)]; 6] = [
+        let records: [&[TimeAndKey<'_>]; 6] = [
             &[(100, Some(b"k"))],
             &[(100, None)],
             &[(100, Some(b"k")), (50, None), (150, Some(b"k"))],

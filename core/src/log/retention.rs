@@ -111,8 +111,14 @@ impl<D: Disk> PartitionLog<D> {
             write(self.hint.turn % 2 * SLOT_LEN, &self.hint.encode())?;
         }
         self.noted = self.hint;
-        file.sync_data()
-            .map_err(|e| Error::Stopped { why: Error::io("sync", &path, e).to_string() })?;
+        let stopped = |e: Error| Error::Stopped { why: e.to_string() };
+        file.sync_data().map_err(|e| stopped(Error::io("sync", &path, e)))?;
+        if !self.named {
+            // Nothing was ever synced here: not even the name of the hint.
+            let synced = self.disk.sync_dir(&self.dir);
+            synced.map_err(|e| stopped(Error::io("sync", &self.dir, e)))?;
+            self.named = true;
+        }
         self.point_noted = self.noted.recovery_point;
         Ok(())
     }
