@@ -58,7 +58,7 @@ fn appends(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, file: &
                 let begin = Instant::now();
                 runtime.block_on(async {
                     for chunk in (0..times).flat_map(|_| &chunks) {
-                        log.append(&at, chunk.clone(), None, Ack::Level).await.expect(WORKS);
+                        log.append_sealed(&at, chunk, None, Ack::Level).await.expect(WORKS);
                     }
                 });
                 begin.elapsed()
@@ -67,7 +67,7 @@ fn appends(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, file: &
         group.bench_function("write()", |bencher| {
             bencher.iter_custom(|times| {
                 written(file, |write| {
-                    (0..times).flat_map(|_| &chunks).for_each(|chunk| write(chunk));
+                    (0..times).flat_map(|_| &chunks).for_each(|chunk| write(chunk.bytes()));
                 })
             });
         });
@@ -81,7 +81,7 @@ fn reads(c: &mut Criterion, runtime: &Runtime, log: &Arc<EmbeddedLog>, dir: &Pat
     let at = runtime.block_on(fresh(log));
     runtime.block_on(async {
         for chunk in (0..rounds).flat_map(|_| &chunks) {
-            log.append(&at, chunk.clone(), None, Ack::Written).await.expect(WORKS);
+            log.append_sealed(&at, chunk, None, Ack::Written).await.expect(WORKS);
         }
     });
     let mut group = c.benchmark_group("read/fetch");

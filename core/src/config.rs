@@ -90,6 +90,13 @@ pub struct LogConfig {
     /// then does not push the files of others out of memory, and memory that is used again costs
     /// less than memory that has to be found. Records that left are read from the medium.
     pub page_cache_bytes: Option<u64>,
+    /// Memory for the keys of the partition that is being compacted, in bytes: 24 a key and a third on
+    /// top. Default 16 MiB, half a million keys at a time; where there are more, a partition takes
+    /// several rounds.
+    pub compaction_map_bytes: usize,
+    /// How many bytes compaction reads a second at most, over all partitions. Default 32 MiB; 0: only
+    /// [`Engine::maintain`](crate::engine::Engine::maintain) compacts.
+    pub compaction_rate: u64,
     /// How often durable ends are noted in the flushed-offset hint. Default 1 s.
     pub hint_interval: Duration,
 }
@@ -106,6 +113,8 @@ impl Default for LogConfig {
             transaction_timeout_max: Duration::from_secs(900),
             recovery_bytes: 64 << 20,
             page_cache_bytes: None,
+            compaction_map_bytes: 16 << 20,
+            compaction_rate: 32 << 20,
             hint_interval: Duration::from_secs(1),
         }
     }

@@ -19,11 +19,15 @@
 pub mod handles;
 pub mod overlay;
 pub mod real;
+mod region;
 pub mod sim;
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
+
+pub use self::region::Region;
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,10 +157,14 @@ pub trait DiskFile: Send + Sync + 'static {
     /// cache (`POSIX_FADV_DONTNEED`), so that the next read sees the medium. A hint where the system
     /// has no such call.
     fn drop_cache(&self, bytes: Range<u64>) -> io::Result<()>;
+    /// The system's handle, for calls that move bytes without a copy; `None` where there is none.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Reads exactly `buf.len()` bytes at `position`; `UnexpectedEof` when the file is shorter.
-pub fn read_exact_at<F: DiskFile>(
+pub fn read_exact_at<F: DiskFile + ?Sized>(
     file: &F,
     mut buf: &mut [u8],
     mut position: u64,

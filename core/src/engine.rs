@@ -20,6 +20,7 @@
 
 mod append;
 pub mod clock;
+mod compact;
 mod foreign;
 mod groups;
 mod handle;
@@ -55,6 +56,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, TopicPartition, Uuid};
 use crate::log::Buffers;
 
+pub use self::compact::Maintained;
 pub use self::open::{OpenReport, STATE_DIR};
 pub use self::take_over::TakeOver;
 
@@ -105,6 +107,8 @@ struct Inner<D: Disk> {
     producer_ids: tokio::sync::Mutex<ProducerIds>,
     sync: SyncQueue<D>,
     buffers: Buffers,
+    /// The compaction under way. Whoever holds this lock writes files of its partition.
+    compaction: Mutex<Option<compact::Running<D>>>,
     stopped: OnceLock<String>,
     /// Rings when a group's pending offsets were decided.
     decided: tokio::sync::Notify,
@@ -150,6 +154,15 @@ impl<D: Disk> Engine<D> {
             return self.inner.check_running();
         }
         self.inner.tick().await
+    }
+
+    /// Does now, and to the end, what retention and compaction would do bit by bit. Compaction goes on
+    /// until no partition is as dirty as its settings ask for.
+    ///
+    /// # Errors
+    /// `Stopped`. What one partition refuses is logged, and does not keep the others back.
+    pub async fn maintain(&self) -> Result<Maintained> {
+        self.inner.maintain_all().await
     }
 
     /// Whether every coordinator, rebuilt by replaying its partition, equals the one in memory.
@@ -270,6 +283,7 @@ impl<D: Disk> Inner<D> {
     }
 
     fn close(&self) -> Result<()> {
+        self.end_compaction(None);
         // A job under way would be cut off from what it has to report: wait for it, start no other.
         self.sync.end();
         self.check_running()?;
@@ -310,6 +324,7 @@ impl<D: Disk> Inner<D> {
         // Whatever stopped it before says more.
         let _ = self.stopped.set(why.to_owned());
         self.wake_all();
+        self.end_compaction(None);
         self.sync.close();
     }
 }

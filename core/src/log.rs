@@ -20,6 +20,7 @@
 
 mod aborted;
 mod adopt;
+mod compact;
 mod epochs;
 mod hint;
 mod index;
@@ -30,6 +31,7 @@ mod recover;
 mod retention;
 mod segment;
 mod sums;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +53,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition};
 
 pub(crate) use self::adopt::adopt;
+pub(crate) use self::compact::{Compaction, Limits, Step, Written};
 pub(crate) use self::read::Buffers;
 pub use self::recover::{Opening, Recovered};
 pub(crate) use self::segment::Timed;
@@ -81,6 +84,7 @@ pub struct LogView<D: Disk> {
     segments: ArcSwap<Vec<Arc<Segment<D>>>>,
     start: AtomicI64,
     end: AtomicI64,
+    deletions_below: AtomicI64,
 }
 
 /// The writer's side of one partition's log.
@@ -106,6 +110,10 @@ pub struct PartitionLog<D: Disk> {
     unsynced: Unsynced<D>,
     /// Where snapshots were taken within segments.
     inside: Vec<Offset>,
+    /// Both slots of the hint say durably that the recovery point is here, or further.
+    point_noted: Offset,
+    /// How many segments were taken out by compaction since the folder was opened.
+    swaps: u64,
     /// Files of deleted segments, under their last names, and when each was deleted.
     leaving: Vec<(PathBuf, Timestamp)>,
     /// Whether the folder was synced since it was opened: until then no second segment is begun.
@@ -260,7 +268,7 @@ impl<D: Disk> PartitionLog<D> {
                 producer_id: header.producer.id,
                 first_offset,
                 last_offset,
-                last_stable: self.producers.first_unstable().unwrap_or(last_offset),
+                last_stable: self.producers.stable_after(header.producer.id, last_offset),
             };
             if self.active.aborted().is_empty() {
                 self.unsynced.names = true;
@@ -340,8 +348,12 @@ impl<D: Disk> PartitionLog<D> {
         let full = self.active.size() + len as u64 > u64::from(self.config.segment_bytes);
         let far =
             end + i64::from(header.last_offset_delta) - self.active.base > i64::from(i32::MAX);
-        let late = self.config.segment_ms.is_some_and(|limit| {
-            let limit = limit - jitter(self.active.base, self.config.segment_jitter_ms);
+        // What is in the active segment is never compacted.
+        let lag = self.config.max_compaction_lag_ms.filter(|_| self.config.cleanup.compacts());
+        let limit = self.config.segment_ms.into_iter().chain(lag).min();
+        let late = limit.is_some_and(|limit| {
+            let limit =
+                limit.saturating_sub(jitter(self.active.base, self.config.segment_jitter_ms));
             let first = if self.marks.first < 0 { header.max_timestamp } else { self.marks.first };
             header.max_timestamp.saturating_sub(first) > limit as i64
         });
@@ -393,6 +405,20 @@ impl<D: Disk> PartitionLog<D> {
         write_file(&self.disk, &snapshot, &self.producers.to_snapshot())?;
         self.unsynced.names = true;
         self.write_epochs()
+    }
+
+    /// What Kafka expects beside a log that never held a record: indexes without entries, and the epoch
+    /// it began with. To us they say nothing, so that losing them costs nothing: they are not synced.
+    fn write_first_side_files(&self) -> Result<()> {
+        let base = self.active.base;
+        let indexes = ["index", "timeindex"].map(|suffix| (path_of(&self.dir, base, suffix), ""));
+        let epochs = (self.dir.join(EPOCHS_FILE), "0\n1\n0 0\n");
+        for (path, text) in indexes.into_iter().chain([epochs]) {
+            if self.disk.stat(&path).is_err() {
+                write_file(&self.disk, &path, text.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the epochs beside their file when they changed, which they do once after an unclean
@@ -537,6 +563,8 @@ impl<D: Disk> PartitionLog<D> {
         let end = self.end();
         if end > 0 || self.producers != Producers::default() {
             self.write_side_files(end)?;
+        } else {
+            self.write_first_side_files()?;
         }
         if let Some(job) = self.sync_job() {
             job.run()?;
@@ -669,6 +697,17 @@ impl<D: Disk> LogView<D> {
     /// The next offset to be written.
     pub fn end(&self) -> Offset {
         self.end.load(Ordering::Acquire)
+    }
+
+    /// Bytes of batches, in all segments.
+    pub fn bytes(&self) -> u64 {
+        self.segments.load().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// Below this offset compaction may have removed deletions (records without a value): state that
+    /// was built from less than that may hold what was deleted.
+    pub fn deletions_below(&self) -> Offset {
+        self.deletions_below.load(Ordering::Acquire)
     }
 }
 

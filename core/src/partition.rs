@@ -22,7 +22,7 @@ use crate::disk::Disk;
 use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, Uuid};
 use crate::log::producers::Tail;
-use crate::log::{LogView, Origin, PartitionLog, Stored, SyncJob};
+use crate::log::{Compaction, Limits, LogView, Origin, PartitionLog, Stored, SyncJob, Written};
 use crate::request::PartitionOffsets;
 
 /// What readers use, without a lock.
@@ -51,6 +51,7 @@ impl<D: Disk> PartitionView<D> {
             high_watermark,
             end: self.log.end(),
             last_epoch: self.last_epoch.load(Ordering::Acquire),
+            deletions_below: self.log.deletions_below(),
         }
     }
 
@@ -214,6 +215,29 @@ impl<D: Disk> Partition<D> {
         let changed = self.log.raise_start(start, now)?;
         self.log.remove_leaving(now);
         Ok(changed)
+    }
+
+    /// How much waits to be compacted, if it is time for that: [`PartitionLog::compactable`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compactable(&self, now: Timestamp) -> Result<Option<u16>> {
+        self.log.compactable(now, self.view.last_stable.load(Ordering::Acquire))
+    }
+
+    /// Begins a compaction; `None` when there is nothing to compact.
+    pub(crate) fn begin_compaction(
+        &self,
+        now: Timestamp,
+        limits: Limits,
+    ) -> Result<Option<Compaction<D>>> {
+        let last_stable = self.view.last_stable.load(Ordering::Acquire);
+        self.log.begin_compaction(now, last_stable, limits)
+    }
+
+    /// Lets a compacted group take the place of its segments. Whether they were still there.
+    pub(crate) fn take_compacted(&mut self, written: &Written<D>, now: Timestamp) -> Result<bool> {
+        self.log.take_compacted(written, now)
     }
 
     /// Refuses every write from now on.

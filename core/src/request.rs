@@ -86,6 +86,9 @@ pub struct PartitionOffsets {
     pub end: Offset,
     /// The leader epoch of the last batch, or -1 when there is none.
     pub last_epoch: LeaderEpoch,
+    /// Compaction may have removed deletions (records without a value) below: state that was built from
+    /// a part of them may hold what was deleted.
+    pub deletions_below: Offset,
 }
 
 /// Which offset of a partition is asked for.

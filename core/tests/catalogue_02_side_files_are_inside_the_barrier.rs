@@ -108,6 +108,53 @@ fn any_side_file_may_be_lost_alone() {
     }
 }
 
+/// The recovery point moved within the only segment. The files that it rests on are believed when their
+/// sums agree; where one does not, the whole segment is read instead, and nothing is shown that was
+/// aborted.
+#[test]
+fn a_recovery_point_within_a_segment_is_believed_with_its_sums_only() {
+    let write = || {
+        let disk = SimDisk::new(9);
+        let log = open(&disk, Level::Disk, 1).expect("opens");
+        create(&*log, "t", 1, 1 << 20).expect("created");
+        let producer = init(&*log, "tx");
+        append_in(&*log, "tx", producer, &at("t"), 0, "aborted").expect("written");
+        end(&*log, "tx", producer, TransactionEnd::Abort).expect("aborted");
+        for n in 0..12 {
+            append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+        }
+        now(log.tick()).expect("the hint");
+        append(&*log, &at("t"), "value 12").expect("acknowledged");
+        drop(log);
+        disk
+    };
+    let wanted: Vec<String> = (0..13).map(|n| format!("value {n}")).collect();
+    let disk = write();
+    let names = names(&disk, &folder("t"), "");
+    let sides: Vec<&String> =
+        names.iter().filter(|n| n.starts_with("0000") && !n.ends_with(".log")).collect();
+    assert!(sides.iter().any(|n| n.ends_with(".txnindex")), "{sides:?}");
+    assert!(sides.iter().any(|n| n.ends_with(".sidecar")), "{sides:?}");
+    for name in sides {
+        for harm in 0..3 {
+            let disk = write();
+            let path = folder("t").join(name);
+            let bytes = bytes_of(&disk, &path);
+            match harm {
+                0 => disk.remove(&path).expect("removed"),
+                1 => overwrite(&disk, &path, &[]),
+                _ => overwrite(&disk, &path, &bytes[..bytes.len() / 2]),
+            }
+            let what = format!("{name}, {harm}");
+            let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
+            assert_eq!(log.report().damaged, [], "{what}");
+            assert_eq!(committed(&*log, "t"), wanted, "{what}");
+            let log = reopen_cleanly(&disk, log, Level::Disk);
+            assert_eq!(committed(&*log, "t"), wanted, "{what}, after a clean stop");
+        }
+    }
+}
+
 /// An abort and the roll behind it, with a power loss at every operation: aborted records are never
 /// shown, whichever of `.log`, `.txnindex`, `.snapshot` and the folder's names reached the medium.
 #[test]

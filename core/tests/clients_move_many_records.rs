@@ -307,3 +307,60 @@ fn memory_that_is_used_again_leaves_no_trace() {
         again.reuse(next);
     }
 }
+
+/// The story: two hundred kilobytes of small records wait in the open batch when one of 900 KiB comes.
+/// Together they would be more than the topic takes in one batch, and the log would refuse small and
+/// large alike; each fits. So the batch in the making leaves without the large one.
+#[test]
+fn a_large_record_behind_small_ones_begins_a_batch_of_its_own() {
+    let sizes = |small: usize, large: usize| {
+        let small = (0..small).map(|n| Record::value(format!("small {n:>94}")));
+        let mut records: Vec<Record> = small.collect();
+        records.push(Record::value(vec![b'x'; large]));
+        records.extend((0..3).map(|n| Record::value(format!("after {n}"))));
+        records
+    };
+    // The topic's limit beside the producer's: far above, and below.
+    let limits =
+        [(1 << 20, 256 << 10, sizes(2000, 900 << 10)), (4096, 256 << 10, sizes(500, 3000))];
+    for (max_message_bytes, batch_bytes, records) in limits {
+        run(async {
+            let disk = SimDisk::new(7);
+            let log = open(&disk, Level::Os).await?;
+            for name in ["single", "together", "transaction"] {
+                let config = TopicConfig { max_message_bytes, ..TopicConfig::default() };
+                let topic = NewTopic { name: name.to_owned(), partitions: 1, config };
+                log.create_topic(&topic).await?;
+            }
+            let settings =
+                ProducerConfig { batch_bytes, linger: FOR_EVER, ..ProducerConfig::default() };
+            let producer = Producer::open(log.clone(), settings.clone()).await?;
+            let mut sent = Vec::new();
+            for record in &records {
+                sent.push(producer.send("single", record).await?);
+            }
+            let together = producer.send_all("together", &records).await?;
+            producer.flush().await?;
+            together.await?;
+            for (n, sent) in sent.into_iter().enumerate() {
+                assert_eq!(sent.await?, n as i64, "each receipt is that of its record");
+            }
+            let mut transaction = TransactionalProducer::open(log.clone(), "id", settings).await?;
+            transaction.begin().await?;
+            for record in &records {
+                transaction.send("transaction", record.clone()).await?;
+            }
+            transaction.commit().await?;
+            for name in ["single", "together", "transaction"] {
+                let found = values(log.clone(), &partitions(name, 1)).await?;
+                assert_eq!(found[0].len(), records.len(), "{name}: each once");
+                let same = found[0]
+                    .iter()
+                    .zip(&records)
+                    .all(|(found, sent)| Some(found.as_bytes()) == sent.value.as_deref());
+                assert!(same, "{name}: in their order");
+            }
+            Ok(())
+        });
+    }
+}

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 use thalweg_core::client::log::{Cleanup, Level, NewTopic, TopicConfig, TopicInfo};
-use thalweg_core::coordinator::metadata::Metadata;
+use thalweg_core::coordinator::metadata::{FIRST_PRODUCER_ID, Metadata};
 use thalweg_core::coordinator::{CoordinatorRecord, Plan};
 use thalweg_core::error::Error;
 use thalweg_core::ids::Uuid;
@@ -105,7 +105,8 @@ fn records_are_the_documented_bytes() {
     assert_eq!(plan.records, [CoordinatorRecord { key, value: None }]);
 
     let plan = world.image.allocate_producer_ids(1000, 0).expect("there are some");
-    assert_eq!(plan.records, [record(&[2], &[&[0], &1000_i64.to_be_bytes()])]);
+    let next = (1_i64 << 40) + 1000;
+    assert_eq!(plan.records, [record(&[2], &[&[0], &next.to_be_bytes()])]);
     let plan = world.image.raise_epoch(-1).expect("there are some");
     assert_eq!(plan.records, [record(&[3], &[&[0], &0_i32.to_be_bytes()])]);
 }
@@ -235,10 +236,15 @@ fn producer_ids_are_given_out_once_even_when_the_counters_tail_was_lost() {
         let plan = world.image.allocate_producer_ids(count, unseen).expect("there are some");
         world.run(plan)
     };
-    assert_eq!(take(1000, 0), 0..1000);
-    assert_eq!(take(1000, 0), 1000..2000);
-    assert_eq!(take(10, 5000), 5000..5010, "a partition knows 4999");
-    assert_eq!(take(10, 0), 5010..5020);
+    let first = FIRST_PRODUCER_ID;
+    assert_eq!(take(1000, 0), first..first + 1000);
+    assert_eq!(take(1000, 5000), first + 1000..first + 2000, "ids of a Kafka broker lie far below");
+    assert_eq!(
+        take(10, first + 5000),
+        first + 5000..first + 5010,
+        "a partition knows 4999 of ours"
+    );
+    assert_eq!(take(10, 0), first + 5010..first + 5020);
     assert!(world.image.allocate_producer_ids(2, i64::MAX - 1).is_err());
 }
 

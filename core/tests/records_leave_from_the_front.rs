@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::*;
 use proptest::prelude::*;
@@ -11,7 +12,7 @@ use thalweg_core::batch::BatchBuilder;
 use thalweg_core::client::log::*;
 use thalweg_core::config::Compression;
 use thalweg_core::disk::Disk;
-use thalweg_core::disk::sim::{Crash, SimDisk};
+use thalweg_core::disk::sim::{Call, Crash, Failure, SimDisk};
 use thalweg_core::engine::clock::Clock;
 use thalweg_core::ids::ProducerIdentity;
 
@@ -81,6 +82,45 @@ fn everything_may_be_deleted_and_offsets_go_on() {
         assert_eq!(append(&*log, &at("t"), "next").expect("appended").base_offset, 12);
         let log = reopen_cleanly(&disk, log, Level::Disk);
         assert_eq!(committed(&*log, "t"), ["next"], "{crash:?}");
+    }
+}
+
+/// Everything is deleted, and the hint was not written since: its recovery point lies below the only
+/// segment that is left. What is appended to that one and answered was taken for a log that was never
+/// synced, and removed.
+#[test]
+fn what_follows_a_deletion_of_everything_survives_a_crash() {
+    let crashes =
+        [(Level::Disk, Crash::Power), (Level::Disk, Crash::Process), (Level::Os, Crash::Process)];
+    for (level, crash) in crashes {
+        let disk = SimDisk::new(16);
+        let log = twelve(&disk, level);
+        assert_eq!(now(log.delete_records(&at("t"), 12)).expect("deleted"), 12);
+        assert_eq!(append(&*log, &at("t"), "next").expect("appended").base_offset, 12);
+        let (disk, log) = reopen(&disk, crash, level);
+        assert_eq!(log.report().damaged, [], "{level:?} {crash:?}");
+        assert_eq!(committed(&*log, "t"), ["next"], "{level:?} {crash:?}");
+        append(&*log, &at("t"), "last").expect("appended");
+        let (_, log) = reopen(&disk, crash, level);
+        assert_eq!(committed(&*log, "t"), ["next", "last"], "{level:?} {crash:?}");
+    }
+}
+
+/// Also where nothing was ever synced, and at the level that promises nothing of the records themselves:
+/// the file that says what was deleted has a name that survives.
+#[test]
+fn a_deletion_survives_the_power_before_anything_was_synced() {
+    for seed in 0..24 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk, Level::Os, 1).expect("opens");
+        create(&*log, "t", 1, 1 << 20).expect("created");
+        for n in 0..5 {
+            append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+        }
+        assert_eq!(now(log.delete_records(&at("t"), 3)).expect("deleted"), 3);
+        let (_, log) = reopen(&disk, Crash::Power, Level::Os);
+        assert_eq!(log.report().damaged, [], "seed {seed}");
+        assert_eq!(start_of(&*log, "t"), 3, "seed {seed}");
     }
 }
 
@@ -164,6 +204,47 @@ fn a_deletion_that_was_answered_stands_whatever_crashes() {
         }
     }
     assert!(answered_runs > 20, "both sides of the answer are tried: {answered_runs}");
+}
+
+/// The hint is written in two slots. A deletion is in both when it is answered, so that a slot that is
+/// torn by a later write brings nothing back.
+#[test]
+fn a_torn_slot_of_the_hint_brings_no_record_back() {
+    for slot in [0, 1] {
+        let disk = SimDisk::new(14);
+        let log = twelve(&disk, Level::Disk);
+        now(log.delete_records(&at("t"), 7)).expect("deleted");
+        drop(log);
+        disk.flip_bit(&folder("t").join("flushed-offset"), slot * 512 + 20, 0).expect("flipped");
+        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(log.report().damaged, [], "slot {slot}");
+        assert_eq!(start_of(&*log, "t"), 7, "slot {slot}");
+        assert_eq!(committed(&*log, "t").len(), 5, "slot {slot}");
+    }
+}
+
+/// Nobody is shown a log start that is not durable: a deletion that is refused has hidden nothing, and
+/// does not come about later.
+#[test]
+fn a_deletion_that_finds_no_room_changes_nothing() {
+    for nth in [0, 1] {
+        let disk = SimDisk::new(15);
+        let log = twelve(&disk, Level::Disk);
+        let met = AtomicU32::new(0);
+        disk.fail_on(Call::Write, Failure::NoSpace, 1, move |path| {
+            path == folder("t").join("flushed-offset") && met.fetch_add(1, Relaxed) == nth
+        });
+        let e = now(log.delete_records(&at("t"), 7)).expect_err("no room");
+        assert!(matches!(e, Error::Full { .. }), "{e}");
+        assert_eq!(start_of(&*log, "t"), 0);
+        assert_eq!(committed(&*log, "t").len(), 12);
+        // The hint goes on to be written, without the deletion.
+        append(&*log, &at("t"), "more").expect("appended");
+        now(log.tick()).expect("tick");
+        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(start_of(&*log, "t"), 0);
+        assert_eq!(committed(&*log, "t").len(), 13);
+    }
 }
 
 #[test]

@@ -1,16 +1,15 @@
 //! The floors, by hand: what a person would write who needs no log, only its bytes. Shared by the
 //! example, which counts CPU time, and by the criterion bench, which looks at the clock.
 //!
-//! Always true here: nothing of `thalweg_core::batch` is used but the sum, which both sides take from
+//! Always true here: floors use nothing of `thalweg_core::batch` but the sum, which both sides take from
 //! the same library; memory is allocated once; records have no key and no headers, and one time per
 //! batch, and the loop knows it.
 
 use std::io;
 use std::path::Path;
 
-use bytes::Bytes;
 use thalweg::Record;
-use thalweg::core::batch::{BatchBuilder, crc32c};
+use thalweg::core::batch::{BatchBuilder, Sealed, crc32c};
 use thalweg::core::disk::real::{RealDisk, RealFile};
 use thalweg::core::disk::{Disk, DiskFile, Open, write_all_at};
 use thalweg::core::ids::ProducerIdentity;
@@ -134,20 +133,20 @@ pub(crate) fn records_of(len: usize) -> Vec<Record> {
 }
 
 /// Batches of 64 KiB to 1 MiB, in turn, of records of `len` bytes.
-pub(crate) fn batches_of(len: usize) -> Vec<Bytes> {
+pub(crate) fn batches_of(len: usize) -> Vec<Sealed> {
     [64 << 10, 256 << 10, 1 << 20, 128 << 10, 512 << 10].map(|size| batch_of(len, size)).to_vec()
 }
 
 /// One batch of almost `size` bytes, of records of `len` bytes.
-pub(crate) fn batch_of(len: usize, size: usize) -> Bytes {
+pub(crate) fn batch_of(len: usize, size: usize) -> Sealed {
     let value = vec![b'x'; len];
     let mut builder = BatchBuilder::new(Compression::None, size);
     while builder.is_empty() || builder.bytes() + len + 32 < size {
         builder.push(TIME, None, Some(&value), &[]).expect("far below 2 GiB");
     }
-    builder.finish(ProducerIdentity::NONE, -1, false).expect("no codec")
+    builder.seal(ProducerIdentity::NONE, -1, false).expect("no codec")
 }
 
-pub(crate) fn bytes_of(chunks: &[Bytes]) -> usize {
-    chunks.iter().map(Bytes::len).sum()
+pub(crate) fn bytes_of(chunks: &[Sealed]) -> usize {
+    chunks.iter().map(|chunk| chunk.bytes().len()).sum()
 }

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::executor::block_on;
-use thalweg::core::batch::{batches, crc32c};
+use thalweg::core::batch::{Sealed, batches, crc32c};
 use thalweg::core::client::log::{Ack, FetchFrom, FetchOptions};
 use thalweg::core::disk::real::{RealDisk, RealFile};
 use thalweg::core::disk::{Disk, DiskFile, Open};
@@ -61,8 +60,8 @@ impl Stored {
         Ok(Self { log, at, files, bytes, records, folder })
     }
 
-    /// `pread` and sum of all bytes.
-    fn by_hand(&self) -> Result<()> {
+    /// `pread` of all bytes, each piece of which `look` is shown.
+    fn by_hand(&self, look: impl Fn(&[u8])) -> Result<()> {
         let mut buffer = vec![0; ASK];
         let mut all = 0;
         for file in &self.files {
@@ -73,7 +72,7 @@ impl Stored {
                 if n == 0 {
                     break;
                 }
-                std::hint::black_box(crc32c(&buffer[..n]));
+                look(&buffer[..n]);
                 position += n as u64;
             }
             all += position;
@@ -83,11 +82,15 @@ impl Stored {
     }
 }
 
+fn sum(bytes: &[u8]) {
+    std::hint::black_box(crc32c(bytes));
+}
+
 /// Writes to a file and removes it.
-fn warm<'c>(path: &Path, chunks: impl Iterator<Item = &'c Bytes>) -> Result<()> {
+fn warm<'c>(path: &Path, chunks: impl Iterator<Item = &'c Sealed>) -> Result<()> {
     let mut file = FloorFile::create(path, false)?;
     for chunk in chunks {
-        file.write(chunk).map_err(|e| Error::io("write", path, e))?;
+        file.write(chunk.bytes()).map_err(|e| Error::io("write", path, e))?;
     }
     RealDisk.remove(path).map_err(|e| Error::io("remove", path, e))
 }
@@ -95,10 +98,10 @@ fn warm<'c>(path: &Path, chunks: impl Iterator<Item = &'c Bytes>) -> Result<()> 
 async fn append<'c>(
     log: &EmbeddedLog,
     at: &TopicPartition,
-    chunks: impl Iterator<Item = &'c Bytes>,
+    chunks: impl Iterator<Item = &'c Sealed>,
 ) -> Result<()> {
     for chunk in chunks {
-        log.append(at, chunk.clone(), None, Ack::Written).await?;
+        log.append_sealed(at, chunk, None, Ack::Written).await?;
     }
     Ok(())
 }
@@ -129,7 +132,43 @@ pub(crate) fn fetches(runtime: &Runtime) -> Result<()> {
             Ok(())
         });
         let value = Turn { amount: mib, seconds: runtime.block_on(ours)? }.rate();
-        let floor = runtime.block_on(cpu_of(async { stored.by_hand() }))?;
+        let floor = runtime.block_on(cpu_of(async { stored.by_hand(sum) }))?;
+        Ok(Pair { value, floor: Turn { amount: mib, seconds: floor }.rate() })
+    })?;
+    stored.log.close()
+}
+
+/// Regions, each read into the same buffer, against `pread` of the same bytes.
+pub(crate) fn regions(runtime: &Runtime) -> Result<()> {
+    let stored = runtime.block_on(Stored::make(BYTES, 100))?;
+    let name = Name { figure: "read/regions", unit: "MiB/cpu_s", level: "os" };
+    let mib = stored.bytes as f64 / MIB;
+    let mut buffer = vec![0; ASK];
+    pairs(&name, || {
+        let ours = cpu_of(async {
+            let (mut offset, mut seen) = (0, 0);
+            loop {
+                let from = FetchFrom { at: stored.at.clone(), offset, max_bytes: ASK };
+                let found = stored.log.fetch_regions(&[from], NO_WAIT).await?;
+                let region = &found[0].region;
+                if region.is_empty() {
+                    break;
+                }
+                // The first batch is there also when it alone is larger than asked.
+                buffer.resize(buffer.len().max(region.len() as usize), 0);
+                let bytes = &mut buffer[..region.len() as usize];
+                let read = region.read_exact_at(bytes, 0);
+                read.map_err(|e| Error::io("read", Path::new("region"), e))?;
+                std::hint::black_box(bytes);
+                seen += region.len();
+                offset = found[0].next_offset;
+            }
+            assert_eq!(seen, stored.bytes, "both read the same bytes");
+            Ok(())
+        });
+        let value = Turn { amount: mib, seconds: runtime.block_on(ours)? }.rate();
+        let by_hand = cpu_of(async { stored.by_hand(|bytes| _ = std::hint::black_box(bytes)) });
+        let floor = runtime.block_on(by_hand)?;
         Ok(Pair { value, floor: Turn { amount: mib, seconds: floor }.rate() })
     })?;
     stored.log.close()
@@ -149,7 +188,7 @@ pub(crate) fn records(runtime: &Runtime) -> Result<()> {
                 Ok(())
             });
             let value = Turn { amount, seconds: runtime.block_on(ours)? }.rate();
-            let floor = runtime.block_on(cpu_of(async { stored.by_hand() }))?;
+            let floor = runtime.block_on(cpu_of(async { stored.by_hand(sum) }))?;
             Ok(Pair { value, floor: Turn { amount, seconds: floor }.rate() })
         })?;
     }

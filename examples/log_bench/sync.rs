@@ -4,8 +4,8 @@
 use std::sync::Barrier;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures::future::try_join_all;
+use thalweg::core::batch::Sealed;
 use thalweg::core::client::log::Ack;
 use thalweg::{Error, Level, Log, Result, TopicPartition};
 use tokio::runtime::Runtime;
@@ -34,7 +34,7 @@ struct Synced {
 /// the same bytes to sixty-four files and sync them, round by round.
 pub(crate) fn many(runtime: &Runtime, preallocate: bool) -> Result<()> {
     let batch = hand::batch_of(1024, BATCH_BYTES);
-    let mib = (WRITERS * ROUNDS * batch.len()) as f64 / f64::from(1 << 20);
+    let mib = (WRITERS * ROUNDS * batch.bytes().len()) as f64 / f64::from(1 << 20);
     let mut late = Vec::new();
     let name = Name { figure: "append/disk/64x64", unit: "MiB/s", level: "disk" };
     pairs(&name, || {
@@ -47,7 +47,7 @@ pub(crate) fn many(runtime: &Runtime, preallocate: bool) -> Result<()> {
     report(&Name { figure: "append/disk/64x64/p99", unit: "ms", level: "disk" }, &late[1..])
 }
 
-async fn through_the_log(batch: &Bytes, mib: f64) -> Result<Synced> {
+async fn through_the_log(batch: &Sealed, mib: f64) -> Result<Synced> {
     let folder = fresh_folder()?;
     let log = open(folder.path(), Level::Disk, WRITERS as u32).await?;
     let writers = (0..WRITERS as u32).map(|n| {
@@ -56,7 +56,7 @@ async fn through_the_log(batch: &Bytes, mib: f64) -> Result<Synced> {
             let at = TopicPartition::new("t", n);
             let mut waits = Vec::with_capacity(ROUNDS);
             for _ in 0..ROUNDS {
-                let append = log.append(&at, batch.clone(), None, Ack::Level);
+                let append = log.append_sealed(&at, &batch, None, Ack::Level);
                 waits.push(clock_of(append).await?.1 * MILLISECONDS);
             }
             Result::<_>::Ok(waits)
@@ -68,7 +68,7 @@ async fn through_the_log(batch: &Bytes, mib: f64) -> Result<Synced> {
     Ok(Synced { rate: mib / seconds, waits: sorted(waits.concat()) })
 }
 
-fn by_hand(batch: &Bytes, mib: f64, preallocate: bool) -> Result<Synced> {
+fn by_hand(batch: &Sealed, mib: f64, preallocate: bool) -> Result<Synced> {
     let folder = fresh_folder()?;
     let path = folder.path().join("floor");
     let files = (0..WRITERS)
@@ -88,7 +88,7 @@ fn by_hand(batch: &Bytes, mib: f64, preallocate: bool) -> Result<Synced> {
                     let mut result = Ok(());
                     for _ in 0..ROUNDS {
                         let mut step = || {
-                            share.iter_mut().try_for_each(|file| file.write(batch))?;
+                            share.iter_mut().try_for_each(|file| file.write(batch.bytes()))?;
                             share.iter().try_for_each(FloorFile::sync)
                         };
                         result = result.and_then(|()| step());
@@ -129,10 +129,10 @@ pub(crate) fn idle(runtime: &Runtime, preallocate: bool) -> Result<()> {
         let mut file = FloorFile::create(&path, preallocate)?;
         let (mut ours, mut floor) = (Vec::new(), Vec::new());
         for _ in 0..IDLE_WAITS {
-            let append = log.append(&at, batch.clone(), None, Ack::Level);
+            let append = log.append_sealed(&at, &batch, None, Ack::Level);
             ours.push(runtime.block_on(clock_of(append))?.1 * MILLISECONDS);
             let begin = Instant::now();
-            file.write(&batch)
+            file.write(batch.bytes())
                 .and_then(|()| file.sync())
                 .map_err(|e| Error::io("sync", &path, e))?;
             floor.push(begin.elapsed().as_secs_f64() * MILLISECONDS);

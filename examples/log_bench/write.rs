@@ -49,8 +49,23 @@ fn remove(path: &Path) -> Result<()> {
     RealDisk.remove(path).map_err(|e| Error::io("remove", path, e))
 }
 
+/// Whose batches are appended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Built {
+    /// This program's: `BatchBuilder` sealed them.
+    Here,
+    /// Anybody's: bytes.
+    Elsewhere,
+}
+
 /// Given batches through the engine, against `write()` of the same bytes.
-pub(crate) fn append(runtime: &Runtime, len: usize, name: &str, preallocate: bool) -> Result<()> {
+pub(crate) fn append(
+    runtime: &Runtime,
+    len: usize,
+    built: Built,
+    name: &str,
+    preallocate: bool,
+) -> Result<()> {
     let chunks = hand::batches_of(len);
     let rounds = BYTES / hand::bytes_of(&chunks);
     let mib = (rounds * hand::bytes_of(&chunks)) as f64 / MIB;
@@ -63,7 +78,12 @@ pub(crate) fn append(runtime: &Runtime, len: usize, name: &str, preallocate: boo
         runtime.block_on(async {
             let seconds = cpu_of(async {
                 for chunk in all() {
-                    log.append(&at, chunk.clone(), None, Ack::Level).await?;
+                    match built {
+                        Built::Here => log.append_sealed(&at, chunk, None, Ack::Level).await?,
+                        Built::Elsewhere => {
+                            log.append(&at, chunk.bytes().clone(), None, Ack::Level).await?
+                        }
+                    };
                 }
                 Ok(())
             })
@@ -75,7 +95,9 @@ pub(crate) fn append(runtime: &Runtime, len: usize, name: &str, preallocate: boo
     let floor = || {
         let mut file = FloorFile::create(&path, preallocate)?;
         let write = async {
-            all().try_for_each(|chunk| file.write(chunk)).map_err(|e| Error::io("write", &path, e))
+            all()
+                .try_for_each(|chunk| file.write(chunk.bytes()))
+                .map_err(|e| Error::io("write", &path, e))
         };
         let seconds = runtime.block_on(cpu_of(write))?;
         remove(&path)?;

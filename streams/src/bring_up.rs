@@ -258,8 +258,7 @@ impl Starting<'_> {
                 topic_id: self.layout.id(&output.topic),
                 start: offsets.start,
                 end: offsets.end,
-                // No cleaner runs yet: no deletion was ever removed.
-                tombstone_floor: 0,
+                tombstone_floor: offsets.deletions_below,
                 at,
             });
         }

@@ -414,6 +414,7 @@ impl Part {
             high_watermark: self.end,
             end: self.end,
             last_epoch: self.batches.last().map_or(-1, |(header, _)| header.leader_epoch),
+            deletions_below: 0,
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   push   -> [ 61 bytes free | record | record |  old bytes  ]   memory, grown as records come
-//!   finish -> [ header        | record | record ]                 frozen; the builder has none now
+//!   seal   -> [ header        | record | record ]                 frozen; the builder has none now
 //!   reuse  -> [ old bytes                                     ]   the batch again, when nobody holds it
 //! ```
 
@@ -14,8 +14,7 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
-use super::header::seal;
-use super::{Attributes, BatchError, BatchHeader, HEADER_LEN, LENGTH_END};
+use super::{Attributes, BatchError, BatchHeader, HEADER_LEN, LENGTH_END, Sealed, header};
 use crate::compress::{Codec, Compressor};
 use crate::config::Compression;
 use crate::error::Result;
@@ -57,7 +56,10 @@ pub struct BatchBuilder {
     filled: usize,
     count: i32,
     base_timestamp: Timestamp,
+    min_timestamp: Timestamp,
     max_timestamp: Timestamp,
+    /// Whether a record has no key.
+    keyless: bool,
 }
 
 impl BatchBuilder {
@@ -72,7 +74,9 @@ impl BatchBuilder {
             filled: 0,
             count: 0,
             base_timestamp: -1,
+            min_timestamp: -1,
             max_timestamp: -1,
+            keyless: false,
         }
     }
 
@@ -88,7 +92,24 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[(&[u8], Option<&[u8]>)],
     ) -> Result<(), BatchError> {
-        self.push_parts(timestamp, key, value, headers.iter().copied())
+        self.push_within(BATCH_LEN_MAX, timestamp, key, value, headers).map(drop)
+    }
+
+    /// Adds a record unless the batch, which has others already, would take more than `limit` bytes with
+    /// it (before compression): then it is not added, and the answer is `false`.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::push`].
+    #[inline]
+    pub(crate) fn push_within(
+        &mut self,
+        limit: usize,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&[u8], Option<&[u8]>)],
+    ) -> Result<bool, BatchError> {
+        self.push_parts(limit, timestamp, key, value, headers.iter().copied())
     }
 
     /// Adds an owned record; `now` is its time when it has none.
@@ -97,19 +118,35 @@ impl BatchBuilder {
     /// As [`BatchBuilder::push`].
     #[inline]
     pub fn push_record(&mut self, now: Timestamp, record: &Record) -> Result<(), BatchError> {
+        self.push_record_within(BATCH_LEN_MAX, now, record).map(drop)
+    }
+
+    /// As [`BatchBuilder::push_within`], an owned record; `now` is its time when it has none.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::push`].
+    #[inline]
+    pub(crate) fn push_record_within(
+        &mut self,
+        limit: usize,
+        now: Timestamp,
+        record: &Record,
+    ) -> Result<bool, BatchError> {
         let headers = record.headers.iter().map(|h| (h.key.as_bytes(), h.value.as_deref()));
         let timestamp = record.timestamp.unwrap_or(now);
-        self.push_parts(timestamp, record.key.as_deref(), record.value.as_deref(), headers)
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        self.push_parts(limit, timestamp, key, value, headers)
     }
 
     #[inline]
     fn push_parts<'h>(
         &mut self,
+        limit: usize,
         timestamp: Timestamp,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)> + Clone,
-    ) -> Result<(), BatchError> {
+    ) -> Result<bool, BatchError> {
         let (key_len, value_len) = (nullable_len(key), nullable_len(value));
         let headers_len = if headers.len() == 0 { 0 } else { headers_len(headers.clone()) };
         // Checked on the sum of the parts before any length is narrowed to 32 bits. Sums of lengths of
@@ -119,15 +156,10 @@ impl BatchBuilder {
         if size > BATCH_LEN_MAX {
             return Err(BatchError::TooLarge { size, limit: BATCH_LEN_MAX });
         }
-        if self.count == 0 {
-            self.base_timestamp = timestamp;
-            self.max_timestamp = timestamp;
-            self.filled = HEADER_LEN;
-        }
-        if size > self.memory.len() {
-            self.grow(size);
-        }
-        let timestamp_delta = timestamp.wrapping_sub(self.base_timestamp);
+        let begins = self.count == 0;
+        let base_timestamp = if begins { timestamp } else { self.base_timestamp };
+        let filled = if begins { HEADER_LEN } else { self.filled };
+        let timestamp_delta = timestamp.wrapping_sub(base_timestamp);
         let header_count = headers.len() as i32;
         let length = 1
             + varlong_len(timestamp_delta)
@@ -138,9 +170,20 @@ impl BatchBuilder {
             + value_len
             + varint_len(header_count)
             + headers_len;
-
         // The record's place, filled by copies into slices of known length.
-        let place = self.filled..self.filled + varint_len(length as i32) + length;
+        let place = filled..filled + varint_len(length as i32) + length;
+        if place.end > limit && !begins {
+            return Ok(false);
+        }
+        if begins {
+            self.base_timestamp = timestamp;
+            self.min_timestamp = timestamp;
+            self.max_timestamp = timestamp;
+            self.keyless = false;
+        }
+        if size > self.memory.len() {
+            self.grow(size);
+        }
         self.filled = place.end;
         let mut out = Cursor { bytes: &mut self.memory[place], at: 0 };
         out.varint(length as i32);
@@ -157,8 +200,10 @@ impl BatchBuilder {
         }
         debug_assert_eq!(out.at, out.bytes.len());
         self.count += 1;
+        self.min_timestamp = self.min_timestamp.min(timestamp);
         self.max_timestamp = self.max_timestamp.max(timestamp);
-        Ok(())
+        self.keyless |= key.is_none();
+        Ok(true)
     }
 
     /// Makes room for a batch of `size` bytes.
@@ -215,17 +260,30 @@ impl BatchBuilder {
         if self.count == 0 { HEADER_LEN } else { self.filled }
     }
 
-    /// Makes a batch of what was pushed and begins anew. `base_sequence` is -1 for a producer without
-    /// an id. Base offset 0 and leader epoch -1 wait for [`super::stamp`].
+    /// As [`BatchBuilder::seal`], the bytes alone: a log that is given them checks them as anybody's.
     ///
     /// # Errors
-    /// `Invalid` when nothing was pushed, or the codec is missing or fails; nothing is lost then.
+    /// As [`BatchBuilder::seal`].
     pub fn finish(
         &mut self,
         producer: ProducerIdentity,
         base_sequence: i32,
         transactional: bool,
     ) -> Result<Bytes> {
+        self.seal(producer, base_sequence, transactional).map(Sealed::into_bytes)
+    }
+
+    /// Makes a batch of what was pushed and begins anew. `base_sequence` is -1 for a producer without
+    /// an id. Base offset 0 and leader epoch -1 wait for [`super::stamp`].
+    ///
+    /// # Errors
+    /// `Invalid` when nothing was pushed, or the codec is missing or fails; nothing is lost then.
+    pub fn seal(
+        &mut self,
+        producer: ProducerIdentity,
+        base_sequence: i32,
+        transactional: bool,
+    ) -> Result<Sealed> {
         if self.count == 0 {
             return Err(BatchError::Count { stored: 0, what: "a batch has at least one" }.into());
         }
@@ -241,7 +299,7 @@ impl BatchBuilder {
             batch.extend_from_slice(packed);
             batch
         };
-        let header = BatchHeader {
+        let mut header = BatchHeader {
             base_offset: 0,
             length: (batch.len() - LENGTH_END) as i32,
             leader_epoch: -1,
@@ -256,9 +314,9 @@ impl BatchBuilder {
         };
         header
             .write(batch.first_chunk_mut().expect("room for the header comes before the records"));
-        seal(&mut batch);
+        header.crc = header::seal(&mut batch);
         self.count = 0;
-        Ok(batch.freeze())
+        Ok(Sealed::new(batch.freeze(), header, self.min_timestamp, self.keyless))
     }
 }
 

@@ -253,10 +253,11 @@ pub fn stamp_time(header: &mut [u8; HEADER_LEN], kind: TimestampType, max_timest
     header[17..21].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Sums a batch whose other bytes are final.
-pub(super) fn seal(batch: &mut [u8]) {
+/// Sums a batch whose other bytes are final. Returns the sum.
+pub(super) fn seal(batch: &mut [u8]) -> u32 {
     let crc = crc32c(&batch[CRC_FROM..]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    crc
 }
 
 #[inline]

@@ -20,7 +20,7 @@ use crate::compress::decompressed_max;
 use crate::ids::Timestamp;
 
 /// What a record without a time carries; no topic refuses it.
-const NO_TIMESTAMP: Timestamp = -1;
+pub(super) const NO_TIMESTAMP: Timestamp = -1;
 
 /// What a topic takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,9 +85,7 @@ pub fn validate_shallow(bytes: &[u8], max_message_bytes: usize) -> Result<BatchH
     if bytes.len() > size {
         return Err(BatchError::Trailing { extra: bytes.len() - size });
     }
-    if size > max_message_bytes {
-        return Err(BatchError::TooLarge { size, limit: max_message_bytes });
-    }
+    check_size(&header, max_message_bytes)?;
     // Before the fields it covers are believed: a flipped bit is named as one.
     batch.check_crc()?;
     if header.is_control() {
@@ -110,8 +108,14 @@ pub fn validate_shallow(bytes: &[u8], max_message_bytes: usize) -> Result<BatchH
     Ok(header)
 }
 
+/// Checks that a batch is not larger than allowed.
+pub(super) fn check_size(header: &BatchHeader, limit: usize) -> Result<(), BatchError> {
+    let size = header.size();
+    if size > limit { Err(BatchError::TooLarge { size, limit }) } else { Ok(()) }
+}
+
 /// Checks what a batch says about its producer.
-fn check_producer(header: &BatchHeader) -> Result<(), BatchError> {
+pub(super) fn check_producer(header: &BatchHeader) -> Result<(), BatchError> {
     let bad = |what| BatchError::Producer {
         id: header.producer.id,
         epoch: header.producer.epoch,

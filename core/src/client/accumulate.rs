@@ -1,18 +1,19 @@
 //! F7 · Records on their way into batches: one open batch per partition, full ones in a queue.
 //!
 //! ```text
-//!   push -> open batch of the slot --(batch_bytes reached)--> ready: FIFO of whole batches -> append
+//!   push -> open batch of the slot --(no room for another)--> ready: FIFO of whole batches -> append
 //! ```
 //!
-//! Always true here: the batches of a partition leave in the order their records came, with
-//! contiguous sequences; a batch leaves the queue when it is appended, so nothing is skipped. Memory of
+//! Always true here: a batch takes no more than its slot's limit, unless it is of one record that alone
+//! takes more (however small the records before it were: a large one begins a batch of its own); the
+//! batches of a partition leave in the order their records came, with contiguous sequences; a batch leaves the queue when it is appended, so nothing is skipped. Memory of
 //! appended batches goes round among all partitions; one without records has none.
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::batch::BatchBuilder;
+use crate::batch::{BatchBuilder, HEADER_LEN, Sealed};
 use crate::config::Compression;
 use crate::error::{Error, Result};
 use crate::ids::{Offset, ProducerIdentity, Timestamp, TopicPartition};
@@ -29,6 +30,8 @@ pub struct Slot(pub(crate) usize);
 struct Open {
     at: TopicPartition,
     builder: BatchBuilder,
+    /// The most bytes of a batch, before compression.
+    limit: usize,
     sequence: i32,
     next_offset: Option<Offset>,
 }
@@ -36,7 +39,7 @@ struct Open {
 /// A whole batch, waiting to be appended.
 pub(crate) struct Ready {
     pub(crate) slot: Slot,
-    pub(crate) bytes: Bytes,
+    pub(crate) batch: Sealed,
 }
 
 /// The open and waiting batches of one producer.
@@ -71,11 +74,34 @@ impl Accumulator {
         if let Some(slot) = self.by_partition.get(at) {
             return *slot;
         }
+        self.add(at, self.batch_bytes)
+    }
+
+    /// As [`Accumulator::slot`], of a topic that takes batches of at most `max_message_bytes`, as they
+    /// are stored.
+    pub(crate) fn slot_within(&mut self, at: &TopicPartition, max_message_bytes: usize) -> Slot {
+        // What cannot be compressed becomes a little longer by the attempt, with every codec.
+        let growth = match self.compression {
+            Compression::None => 0,
+            _ => max_message_bytes / 64 + 64,
+        };
+        let limit = self.batch_bytes.min(max_message_bytes.saturating_sub(growth));
+        match self.by_partition.get(at) {
+            Some(slot) => {
+                self.slots[slot.0].limit = limit;
+                *slot
+            }
+            None => self.add(at, limit),
+        }
+    }
+
+    fn add(&mut self, at: &TopicPartition, limit: usize) -> Slot {
         let slot = Slot(self.slots.len());
         self.by_partition.insert(at.clone(), slot);
         self.slots.push(Open {
             at: at.clone(),
-            builder: BatchBuilder::new(self.compression, self.batch_bytes),
+            builder: BatchBuilder::new(self.compression, limit),
+            limit,
             sequence: 0,
             next_offset: None,
         });
@@ -86,7 +112,8 @@ impl Accumulator {
         &self.slots[slot.0].at
     }
 
-    /// Adds a record to the slot's open batch, and seals it when it is full: then it has no records.
+    /// Adds a record to the slot's open batch. One that has no room for it is sealed first, and it
+    /// begins the next; one that has no room for another like it is sealed then.
     #[inline]
     pub(crate) fn push(
         &mut self,
@@ -97,13 +124,19 @@ impl Accumulator {
         value: Option<&[u8]>,
         headers: &[(&[u8], Option<&[u8]>)],
     ) -> Result<()> {
-        let before = self.begin(slot);
-        let pushed = self.slots[slot.0].builder.push(timestamp, key, value, headers);
-        pushed.map_err(Error::from)?;
-        self.pushed(producer, slot, before)
+        loop {
+            let before = self.begin(slot);
+            let Open { builder, limit, .. } = &mut self.slots[slot.0];
+            let pushed = builder.push_within(*limit, timestamp, key, value, headers);
+            if pushed.map_err(Error::from)? {
+                return self.pushed(producer, slot, before);
+            }
+            self.seal(producer, slot)?;
+        }
     }
 
-    /// As [`Accumulator::push`], an owned record; `now` is its time when it has none.
+    /// As [`Accumulator::push`], an owned record; `now` is its time when it has none. `false` when there
+    /// is no room: the caller seals the open batch, which has records, and pushes again.
     #[inline]
     pub(crate) fn push_record(
         &mut self,
@@ -111,10 +144,14 @@ impl Accumulator {
         slot: Slot,
         now: Timestamp,
         record: &Record,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let before = self.begin(slot);
-        self.slots[slot.0].builder.push_record(now, record).map_err(Error::from)?;
-        self.pushed(producer, slot, before)
+        let Open { builder, limit, .. } = &mut self.slots[slot.0];
+        let has_room = builder.push_record_within(*limit, now, record).map_err(Error::from)?;
+        if has_room {
+            self.pushed(producer, slot, before)?;
+        }
+        Ok(has_room)
     }
 
     /// The bytes of the slot's open batch, which is about to get a record.
@@ -134,9 +171,12 @@ impl Accumulator {
 
     #[inline]
     fn pushed(&mut self, producer: ProducerIdentity, slot: Slot, before: usize) -> Result<()> {
-        let bytes = self.slots[slot.0].builder.bytes();
+        let Open { builder, limit, .. } = &self.slots[slot.0];
+        let bytes = builder.bytes();
         self.bytes += bytes - before;
-        if bytes >= self.batch_bytes { self.seal(producer, slot) } else { Ok(()) }
+        // Another record of this size has no room: why should the batch wait for it?
+        let record = bytes - before.max(HEADER_LEN);
+        if bytes + record > *limit { self.seal(producer, slot) } else { Ok(()) }
     }
 
     /// How many records the slot's open batch holds.
@@ -153,10 +193,10 @@ impl Accumulator {
         }
         let (records, open_bytes) = (open.builder.count(), open.builder.bytes());
         let sequence = if producer.id < 0 { -1 } else { open.sequence };
-        let bytes = open.builder.finish(producer, sequence, self.transactional)?;
+        let batch = open.builder.seal(producer, sequence, self.transactional)?;
         open.sequence = ((i64::from(open.sequence) + records as i64) % (1 << 31)) as i32;
-        self.bytes = self.bytes + bytes.len() - open_bytes;
-        self.ready.push_back(Ready { slot, bytes });
+        self.bytes = self.bytes + batch.bytes().len() - open_bytes;
+        self.ready.push_back(Ready { slot, batch });
         Ok(())
     }
 
@@ -168,7 +208,7 @@ impl Accumulator {
     /// The next batch to append, taken out of the queue.
     pub(crate) fn next_ready(&mut self) -> Option<Ready> {
         let ready = self.ready.pop_front()?;
-        self.bytes -= ready.bytes.len();
+        self.bytes -= ready.batch.bytes().len();
         Some(ready)
     }
 
@@ -183,8 +223,8 @@ impl Accumulator {
 
     /// The next batch to append, left in the queue until [`Accumulator::next_ready`] takes it out: a
     /// call that is given up half way loses nothing.
-    pub(crate) fn first_ready(&self) -> Option<(Slot, Bytes)> {
-        self.ready.front().map(|ready| (ready.slot, ready.bytes.clone()))
+    pub(crate) fn first_ready(&self) -> Option<&Ready> {
+        self.ready.front()
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -214,7 +254,7 @@ impl Accumulator {
         for open in &mut self.slots {
             open.sequence = 0;
             if !open.builder.is_empty() {
-                open.builder = BatchBuilder::new(self.compression, self.batch_bytes);
+                open.builder = BatchBuilder::new(self.compression, open.limit);
             }
         }
     }

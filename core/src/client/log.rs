@@ -19,6 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use crate::batch::Sealed;
+use crate::disk::Region;
 use crate::error::Result;
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, Timestamp, TopicPartition, Uuid};
 
@@ -102,6 +104,22 @@ pub struct Fetched {
     pub leader_epoch: LeaderEpoch,
 }
 
+/// What one partition answered, as the place where its batches lie.
+#[derive(Clone, Debug)]
+pub struct FetchedRegion {
+    /// The partition.
+    pub at: TopicPartition,
+    /// Its offsets when it was looked at.
+    pub offsets: PartitionOffsets,
+    /// Whole batches, one after the other; empty when there is nothing. Whoever reads them checks their
+    /// sums.
+    pub region: Region,
+    /// Aborted transactions that touch the range, by first offset (empty for `ReadUncommitted`).
+    pub aborted: Vec<AbortedTransaction>,
+    /// Where to read on.
+    pub next_offset: Offset,
+}
+
 /// A log: embedded, or on the other side of a network.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
@@ -165,12 +183,51 @@ pub trait Log: Send + Sync + 'static {
         ack: Ack,
     ) -> Result<Appended>;
 
+    /// As [`Log::append`], a batch that a [`BatchBuilder`](crate::batch::BatchBuilder) of this process
+    /// sealed: a log in the same process believes its sum, which was taken a moment ago.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    async fn append_sealed(
+        &self,
+        at: &TopicPartition,
+        batch: &Sealed,
+        transactional_id: Option<&str>,
+        ack: Ack,
+    ) -> Result<Appended> {
+        self.append(at, batch.bytes().clone(), transactional_id, ack).await
+    }
+
     /// Reads from several partitions; the answer holds those that had something, or, for those
     /// asked beyond `high_watermark`, nothing. Waits as `options` say.
     ///
     /// # Errors
     /// `OffsetOutOfRange`, `Unknown`, `Damaged`.
     async fn fetch(&self, from: &[FetchFrom], options: FetchOptions) -> Result<Vec<Fetched>>;
+
+    /// As [`Log::fetch`], without reading: answers where the batches lie, for whoever hands them on as
+    /// they are. The bytes are those that a fetch with the same question would bring, and stay readable
+    /// for as long as the region is held, also when they are deleted meanwhile.
+    ///
+    /// A log without files of its own answers with regions in memory.
+    ///
+    /// # Errors
+    /// As [`Log::fetch`].
+    async fn fetch_regions(
+        &self,
+        from: &[FetchFrom],
+        options: FetchOptions,
+    ) -> Result<Vec<FetchedRegion>> {
+        let fetched = self.fetch(from, options).await?;
+        let region = |fetched: Fetched| FetchedRegion {
+            at: fetched.at,
+            offsets: fetched.offsets,
+            region: fetched.batches.into(),
+            aborted: fetched.aborted,
+            next_offset: fetched.next_offset,
+        };
+        Ok(fetched.into_iter().map(region).collect())
+    }
 
     /// Says whether a stored position still means the same records: the partition of topic `id` held
     /// `offset` under `epoch`, and still does.

@@ -416,7 +416,10 @@ impl State {
             return;
         }
         let slots: Vec<Slot> = (0..info.partitions)
-            .map(|n| self.accumulator.slot(&TopicPartition::new(Arc::clone(&info.name), n)))
+            .map(|n| {
+                let at = TopicPartition::new(Arc::clone(&info.name), n);
+                self.accumulator.slot_within(&at, info.config.max_message_bytes as usize)
+            })
             .collect();
         let count = slots.iter().map(|slot| slot.0 + 1).max().unwrap_or(0);
         self.open.resize_with(count.max(self.open.len()), Default::default);
@@ -440,11 +443,8 @@ impl State {
         record: &Record,
         due: &mut Due,
     ) -> Result<Sent> {
-        let slot = self.slot_of(topic, record);
-        let index = self.accumulator.open_records(slot) as Offset;
-        let receipt = Arc::clone(&self.open[slot.0]);
-        self.encode(shared, topic, slot, now, record, due)?;
-        Ok(Sent { receipt, index })
+        let sent = |open: &Arc<Receipt>, index| Sent { receipt: Arc::clone(open), index };
+        self.encode(shared, topic, now, record, due, sent)
     }
 
     /// Encodes records from the front of `rest` until a batch is full or the memory is; notes the
@@ -461,12 +461,11 @@ impl State {
             && !due.drain
             && self.has_room(shared)
         {
-            let slot = self.slot_of(topic, record);
-            let noted = |open: &Arc<Receipt>| receipts.iter().rev().any(|r| Arc::ptr_eq(r, open));
-            if !noted(&self.open[slot.0]) {
-                receipts.push(Arc::clone(&self.open[slot.0]));
-            }
-            self.encode(shared, topic, slot, now, record, due)?;
+            self.encode(shared, topic, now, record, due, |open, _| {
+                if !receipts.iter().rev().any(|r| Arc::ptr_eq(r, open)) {
+                    receipts.push(Arc::clone(open));
+                }
+            })?;
             *rest = after;
         }
         Ok(())
@@ -481,39 +480,60 @@ impl State {
         }
     }
 
+    /// Encodes a record into the open batch of its partition, and shows that batch's receipt and the
+    /// record's place in it to `note`.
     #[inline]
-    fn encode(
+    fn encode<T>(
         &mut self,
         shared: &Shared,
         topic: usize,
-        slot: Slot,
         now: Timestamp,
         record: &Record,
         due: &mut Due,
-    ) -> Result<()> {
-        self.accumulator.push_record(shared.identity, slot, now, record)?;
-        match self.accumulator.open_records(slot) {
-            // The record filled the batch: the next ones without a key go to the next partition.
-            0 => {
-                self.sealed(slot);
-                let topic = &mut self.topics[topic];
-                if record.key.is_none() {
-                    topic.sticky = (topic.sticky + 1) % topic.slots.len();
-                }
-                if self.draining {
-                    shared.sealed.notify_waiters();
-                } else {
-                    self.draining = true;
-                    due.drain = true;
-                }
+        note: impl FnOnce(&Arc<Receipt>, Offset) -> T,
+    ) -> Result<T> {
+        let (slot, index) = loop {
+            let slot = self.slot_of(topic, record);
+            let index = self.accumulator.open_records(slot) as Offset;
+            if self.accumulator.push_record(shared.identity, slot, now, record)? {
+                break (slot, index);
             }
+            // Too large for what is left of this batch; the next one may be that of another partition.
+            self.accumulator.seal(shared.identity, slot)?;
+            self.filled(shared, topic, slot, record, due);
+        };
+        let noted = note(&self.open[slot.0], index);
+        match self.accumulator.open_records(slot) {
+            0 => self.filled(shared, topic, slot, record, due),
             1 if !self.linger_armed => {
                 self.linger_armed = true;
                 due.linger = true;
             }
             _ => {}
         }
-        Ok(())
+        Ok(noted)
+    }
+
+    /// The slot's batch was full and waits now: the next records without a key go to the next partition.
+    fn filled(
+        &mut self,
+        shared: &Shared,
+        topic: usize,
+        slot: Slot,
+        record: &Record,
+        due: &mut Due,
+    ) {
+        self.sealed(slot);
+        let topic = &mut self.topics[topic];
+        if record.key.is_none() {
+            topic.sticky = (topic.sticky + 1) % topic.slots.len();
+        }
+        if self.draining {
+            shared.sealed.notify_waiters();
+        } else {
+            self.draining = true;
+            due.drain = true;
+        }
     }
 
     /// The slot's open batch is in the ready queue now.
@@ -617,12 +637,12 @@ impl Shared {
         state: &mut MutexGuard<'_, State>,
         under_way: &VecDeque<Slot>,
     ) -> Option<Batch> {
-        let (slot, _) = state.accumulator.first_ready()?;
+        let slot = state.accumulator.first_ready()?.slot;
         if state.accumulator.next_offset(slot).is_none() && under_way.contains(&slot) {
             return None;
         }
         let (ready, receipt) = state.accumulator.next_ready().zip(state.ready.pop_front())?;
-        state.under_way_bytes += ready.bytes.len();
+        state.under_way_bytes += ready.batch.bytes().len();
         let at = state.accumulator.partition(slot).clone();
         let tries = self.config.delivery_timeout.as_millis() / RETRY_AFTER.as_millis();
         Some(Batch { at, ready, receipt, tries_left: tries })
@@ -632,7 +652,7 @@ impl Shared {
         let failed = self.state.lock().failed.clone();
         let result = match failed {
             Some(e) => Err(e.repeat()),
-            None => self.log.append(&batch.at, batch.ready.bytes.clone(), None, Ack::Level).await,
+            None => self.log.append_sealed(&batch.at, &batch.ready.batch, None, Ack::Level).await,
         };
         (batch, result)
     }
@@ -640,12 +660,12 @@ impl Shared {
     fn answer(&self, batch: Batch, result: Result<Appended>) {
         let mut state = self.state.lock();
         state.unanswered -= 1;
-        state.under_way_bytes -= batch.ready.bytes.len();
+        state.under_way_bytes -= batch.ready.batch.bytes().len();
         match result {
             Ok(appended) => {
                 state.accumulator.appended(batch.ready.slot, appended.next_offset);
                 batch.receipt.answer(Ok(appended.base_offset));
-                state.accumulator.reuse(batch.ready.bytes);
+                state.accumulator.reuse(batch.ready.batch.into_bytes());
             }
             Err(e) => {
                 // A batch is missing: the partition would refuse every later sequence.

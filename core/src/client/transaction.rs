@@ -25,7 +25,8 @@ use crate::record::Record;
 /// Settings of a producer, transactional or not.
 #[derive(Clone, Debug)]
 pub struct ProducerConfig {
-    /// A batch leaves when it has this many bytes. Default 256 KiB: larger writes cost less each.
+    /// The most bytes of a batch, before compression; one record alone may take more. A batch leaves
+    /// when it has no room for another record. Default 256 KiB: larger writes cost less each.
     pub batch_bytes: usize,
     /// How batches are compressed. Default none.
     pub compression: Compression,
@@ -151,7 +152,8 @@ impl TransactionalProducer {
         matches!(self.state, State::Open | State::MustAbort)
     }
 
-    /// Registers a partition, for [`TransactionalProducer::push`].
+    /// Registers a partition, for [`TransactionalProducer::push`]. Its batches take up to
+    /// [`ProducerConfig::batch_bytes`]: give those a topic takes.
     pub fn slot(&mut self, at: &TopicPartition) -> Slot {
         self.accumulator.slot(at)
     }
@@ -190,7 +192,8 @@ impl TransactionalProducer {
                 self.sticky % info.partitions
             }
         };
-        let slot = self.slot(&TopicPartition::new(info.name, partition));
+        let at = TopicPartition::new(info.name, partition);
+        let slot = self.accumulator.slot_within(&at, info.config.max_message_bytes as usize);
         let timestamp = record.timestamp.unwrap_or_else(|| self.log.now());
         let headers: Vec<(&[u8], Option<&[u8]>)> =
             record.headers.iter().map(|h| (h.key.as_bytes(), h.value.as_deref())).collect();
@@ -207,15 +210,17 @@ impl TransactionalProducer {
     /// `Full` and `Retry`: nothing is lost, call again. Anything else: abort.
     pub async fn flush_full(&mut self) -> Result<()> {
         self.check_open()?;
-        while let Some((slot, bytes)) = self.accumulator.first_ready() {
-            let at = self.accumulator.partition(slot).clone();
+        while let Some(ready) = self.accumulator.first_ready() {
+            let slot = ready.slot;
+            let at = self.accumulator.partition(slot);
             self.touched = true;
             // If this wait is given up, the batch is appended again by the next call, which the log
             // answers with where it was stored.
-            let sent = self.log.append(&at, bytes, Some(&self.id), Ack::Written).await;
+            let log = &self.log;
+            let sent = log.append_sealed(at, &ready.batch, Some(&self.id), Ack::Written).await;
             let appended = sent.map_err(|e| self.failed(e))?;
             if let Some(done) = self.accumulator.next_ready() {
-                self.accumulator.reuse(done.bytes);
+                self.accumulator.reuse(done.batch.into_bytes());
             }
             self.accumulator.appended(slot, appended.next_offset);
         }

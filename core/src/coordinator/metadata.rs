@@ -32,6 +32,11 @@ use crate::ids::{LeaderEpoch, Uuid, check_topic_name};
 use crate::request::{NewTopic, TopicInfo};
 use record::Key;
 
+/// The first producer id that is given out. A fresh Kafka broker counts its own from 0 and knows none of
+/// ours, but believes what the snapshots of partitions it is given say of them: an id of its own that is
+/// in there would have its first batches taken for retries, and lost. It never gets so far.
+pub const FIRST_PRODUCER_ID: i64 = 1 << 40;
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Topic {
     info: TopicInfo,
@@ -199,12 +204,13 @@ impl Metadata {
     }
 
     /// Takes `count` producer ids, none of them below `unseen`: one above the highest that any
-    /// partition knows, or 0. What is not used of them is lost, which costs nothing.
+    /// partition knows, or 0; and none below [`FIRST_PRODUCER_ID`]. What is not used of them is lost,
+    /// which costs nothing.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there are no more.
     pub fn allocate_producer_ids(&self, count: u32, unseen: i64) -> Result<Plan<Range<i64>>> {
-        let start = self.next_producer_id.max(unseen);
+        let start = self.next_producer_id.max(unseen).max(FIRST_PRODUCER_ID);
         let end = start
             .checked_add(i64::from(count))
             .ok_or_else(|| Error::invalid(format!("no {count} producer ids are left")))?;

@@ -10,14 +10,14 @@
 //! Always true here: whoever holds a handle may go on with it, also when its slot was closed; a file
 //! that was written and not synced is pinned, because an error of the system's write-back is told to
 //! the handles that were open then, and would be lost with them; a slot whose file was renamed to
-//! `.deleted` finds it there.
+//! `.deleted` finds it there; one whose name another file takes never opens that one.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 
@@ -58,6 +58,9 @@ pub(crate) struct Slot<D: Disk> {
     file: ArcSwapOption<D::File>,
     used: AtomicBool,
     pinned: AtomicBool,
+    /// Where the file goes, when another one is to take its name.
+    moves_to: OnceLock<PathBuf>,
+    moved: AtomicBool,
 }
 
 impl<D: Disk> Handles<D> {
@@ -81,6 +84,8 @@ impl<D: Disk> Handles<D> {
             file: ArcSwapOption::empty(),
             used: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
+            moves_to: OnceLock::new(),
+            moved: AtomicBool::new(false),
         })
     }
 
@@ -158,19 +163,51 @@ impl<D: Disk> Slot<D> {
     }
 
     fn open(&self) -> io::Result<D::File> {
+        loop {
+            if self.is_moved() {
+                return self.open_at(self.moves_to.get().unwrap_or(&self.path), Open::Read);
+            }
+            let result = self.open_at(&self.path, self.how);
+            if self.is_moved() {
+                // It may be the other file.
+                continue;
+            }
+            if !result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                return result;
+            }
+            let mut last = self.path.clone().into_os_string();
+            last.push(DELETED);
+            let last = PathBuf::from(last);
+            return self.open_at(self.moves_to.get().unwrap_or(&last), Open::Read);
+        }
+    }
+
+    fn open_at(&self, path: &Path, how: Open) -> io::Result<D::File> {
         let disk = self.handles.disk();
-        let mut result = disk.open(&self.path, self.how);
+        let result = disk.open(path, how);
         if result.as_ref().is_err_and(no_handles) {
             let shared = &self.handles.shared;
             close_one(&mut shared.open.lock().unwrap_or_else(PoisonError::into_inner));
-            result = disk.open(&self.path, self.how);
-        }
-        if result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            let mut last = self.path.clone().into_os_string();
-            last.push(DELETED);
-            return disk.open(last.as_ref(), Open::Read);
+            return disk.open(path, how);
         }
         result
+    }
+
+    /// The file is about to be renamed to `to`, and then another one takes its name: between this and
+    /// [`Slot::has_moved`] there is only the rename.
+    pub(crate) fn moves_to(&self, to: PathBuf) {
+        // Once: a file that was replaced is never replaced again.
+        _ = self.moves_to.set(to);
+    }
+
+    /// The file was renamed; nothing has its old name yet.
+    pub(crate) fn has_moved(&self) {
+        self.moved.store(true, Ordering::Release);
+    }
+
+    /// Whether another file may have its name.
+    pub(crate) fn is_moved(&self) -> bool {
+        self.moved.load(Ordering::Acquire)
     }
 
     /// Keeps the file open until [`Slot::unpin`]: it holds bytes that no sync has covered.
@@ -284,6 +321,30 @@ mod tests {
         last.push(DELETED);
         disk.rename(&paths[0], last.as_ref()).expect("renamed");
         assert_eq!(content(&slots[0]), 0);
+    }
+
+    /// What compaction does: whoever holds the old segment never sees a byte of the new one.
+    #[test]
+    fn a_file_whose_name_another_one_takes_is_found_where_it_went() {
+        let disk = SimDisk::new(6);
+        let paths = files(&disk, 3);
+        let handles = Handles::new(disk.clone(), 1);
+        let slots: Vec<_> = paths.iter().map(|p| handles.slot(p.clone(), Open::Read)).collect();
+        let (old, to) = (&slots[1], PathBuf::from("/file-1.7.deleted"));
+        old.moves_to(to.clone());
+        assert_eq!(content(old), 1, "about to move");
+        content(&slots[0]);
+        disk.rename(&paths[1], &to).expect("renamed");
+        assert_eq!(content(old), 1, "on its way");
+        old.has_moved();
+        disk.link(&paths[2], &paths[1]).expect("linked");
+        content(&slots[0]);
+        assert!(!is_open(old));
+        assert_eq!(content(old), 1, "the other file has its name");
+        assert_eq!(content(&handles.slot(paths[1].clone(), Open::Read)), 2);
+        disk.remove(&to).expect("removed");
+        content(&slots[0]);
+        assert_eq!(old.get().err().map(|e| e.kind()), Some(io::ErrorKind::NotFound));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -213,6 +214,10 @@ impl DiskFile for RealFile {
 
     fn drop_cache(&self, bytes: Range<u64>) -> io::Result<()> {
         Ok(forget_pages(&self.file, bytes)?)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 }
 

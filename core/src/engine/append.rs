@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::handle::PartitionHandle;
-use crate::batch::{self, Accept, BatchBuilder, BatchHeader, Scratch, Validated};
+use crate::batch::{self, Accept, BatchBuilder, BatchHeader, Scratch, Sealed, Validated};
 use crate::client::log::{Ack, Appended};
 use crate::config::{Compression, Level, TimestampType, TopicConfig};
 use crate::coordinator::CoordinatorRecord;
@@ -21,11 +21,29 @@ use crate::log::Origin;
 /// Free space is looked at every so many bytes.
 const SPACE_CHECK_BYTES: u64 = 16 << 20;
 
+/// A batch to append.
+#[derive(Clone, Copy)]
+pub(super) enum Given<'a> {
+    /// From anywhere.
+    Bytes(&'a [u8]),
+    /// From a builder of this process.
+    Sealed(&'a Sealed),
+}
+
+impl<'a> Given<'a> {
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Sealed(sealed) => sealed.bytes(),
+        }
+    }
+}
+
 impl<D: Disk> Inner<D> {
     pub(super) async fn append(
         self: &Arc<Self>,
         at: &TopicPartition,
-        bytes: &[u8],
+        given: Given<'_>,
         transactional_id: Option<&str>,
         ack: Ack,
     ) -> Result<Appended> {
@@ -35,7 +53,8 @@ impl<D: Disk> Inner<D> {
             return Err(Error::invalid(format!("{at} is internal: only the log writes there")));
         }
         let config = handle.config.load_full();
-        let header = self.accept(&config, bytes)?;
+        let header = self.accept(&config, given)?;
+        let bytes = given.bytes();
         let stamped;
         let (header, bytes) = match config.timestamp_type {
             TimestampType::CreateTime => (header, bytes),
@@ -65,13 +84,17 @@ impl<D: Disk> Inner<D> {
         Ok(stored)
     }
 
-    /// Looks at a client's batch: at its records only where the topic asks something of each.
-    fn accept(&self, config: &TopicConfig, bytes: &[u8]) -> Result<BatchHeader> {
+    /// Looks at a client's batch: at its records only where the topic asks something of each, and at
+    /// nothing of one that this process sealed but what its builder could not know.
+    fn accept(&self, config: &TopicConfig, given: Given<'_>) -> Result<BatchHeader> {
         let max_message_bytes = config.max_message_bytes as usize;
         let own_times = config.timestamp_type == TimestampType::CreateTime;
         let (before, after) = (config.timestamp_before_max_ms, config.timestamp_after_max_ms);
         let timed = own_times && (before.is_some() || after.is_some());
-        if !timed && !config.cleanup.compacts() {
+        if let Given::Bytes(bytes) = given
+            && !timed
+            && !config.cleanup.compacts()
+        {
             return batch::validate_shallow(bytes, max_message_bytes).map_err(Error::from);
         }
         let mut accept =
@@ -82,8 +105,12 @@ impl<D: Disk> Inner<D> {
             accept.earliest = limit(before).map_or(i64::MIN, |ms| now.saturating_sub(ms));
             accept.latest = limit(after).map_or(i64::MAX, |ms| now.saturating_add(ms));
         }
-        let validated = batch::validate_deep(bytes, &accept, &mut Scratch::default());
-        validated.and_then(Validated::unchanged).map_err(Error::from)
+        let accepted = match given {
+            Given::Sealed(sealed) => sealed.check(&accept),
+            Given::Bytes(bytes) => batch::validate_deep(bytes, &accept, &mut Scratch::default())
+                .and_then(Validated::unchanged),
+        };
+        accepted.map_err(Error::from)
     }
 
     /// Writes one batch and wakes readers.
@@ -137,12 +164,11 @@ impl<D: Disk> Inner<D> {
                 .push(now, Some(&record.key), record.value.as_deref(), &[])
                 .map_err(Error::from)?;
         }
-        let bytes = builder.finish(producer, -1, producer.id >= 0)?;
-        let header = BatchHeader::parse(&bytes).map_err(Error::from)?;
+        let batch = builder.seal(producer, -1, producer.id >= 0)?;
         // Inside a transaction the producer is checked as any other: it may have been fenced, and its
         // marker written, since the partition joined. Records behind it would stay open for ever.
         let origin = if producer.id >= 0 { Origin::Client } else { Origin::Coordinator };
-        Ok(self.write(handle, &header, &bytes, origin)?.next_offset)
+        Ok(self.write(handle, batch.header(), batch.bytes(), origin)?.next_offset)
     }
 
     /// Refuses data when the file system is nearly full, and takes it again when it is not.

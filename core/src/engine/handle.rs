@@ -32,6 +32,8 @@ pub(crate) struct PartitionHandle<D: Disk> {
     pub(crate) sync_state: AtomicU8,
     /// Its topic was deleted.
     gone: AtomicBool,
+    /// Compaction met something that it cannot mend.
+    uncompacted: AtomicBool,
     /// When a look first found records that were not synced, or [`CLEAN`].
     unsynced_since: AtomicI64,
 }
@@ -56,6 +58,7 @@ impl<D: Disk> PartitionHandle<D> {
             changed: Notify::new(),
             sync_state: AtomicU8::new(0),
             gone: AtomicBool::new(false),
+            uncompacted: AtomicBool::new(false),
             unsynced_since: AtomicI64::new(CLEAN),
         }
     }
@@ -99,6 +102,16 @@ impl<D: Disk> PartitionHandle<D> {
         partition.refuse("its topic was deleted");
         drop(partition);
         self.changed.notify_waiters();
+    }
+
+    /// Whether its settings ask for compaction, and nothing is in its way.
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.config.load().cleanup.compacts() && !self.uncompacted.load(Ordering::Relaxed)
+    }
+
+    /// It is not compacted any more until the folder is opened again.
+    pub(crate) fn leave_uncompacted(&self) {
+        self.uncompacted.store(true, Ordering::Relaxed);
     }
 
     /// Whether its topic was deleted.

@@ -9,7 +9,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::Engine;
-use crate::client::log::{Ack, Appended, FetchFrom, FetchOptions, Fetched, Isolation, Log};
+use super::append::Given;
+use crate::batch::Sealed;
+use crate::client::log::{
+    Ack, Appended, FetchFrom, FetchOptions, Fetched, FetchedRegion, Isolation, Log,
+};
 use crate::config::Level;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -79,11 +83,30 @@ impl<D: Disk> Log for Engine<D> {
         ack: Ack,
     ) -> Result<Appended> {
         self.inner.check_writable()?;
-        self.inner.append(at, &batch, transactional_id, ack).await
+        self.inner.append(at, Given::Bytes(&batch), transactional_id, ack).await
+    }
+
+    async fn append_sealed(
+        &self,
+        at: &TopicPartition,
+        batch: &Sealed,
+        transactional_id: Option<&str>,
+        ack: Ack,
+    ) -> Result<Appended> {
+        self.inner.check_writable()?;
+        self.inner.append(at, Given::Sealed(batch), transactional_id, ack).await
     }
 
     async fn fetch(&self, from: &[FetchFrom], options: FetchOptions) -> Result<Vec<Fetched>> {
         self.inner.fetch(from, options).await
+    }
+
+    async fn fetch_regions(
+        &self,
+        from: &[FetchFrom],
+        options: FetchOptions,
+    ) -> Result<Vec<FetchedRegion>> {
+        self.inner.fetch_regions(from, options).await
     }
 
     async fn check_position(

@@ -1,5 +1,5 @@
 //! F6 · What is done to partitions beside appending and reading: retention, deleting from the front,
-//! and looking up offsets by time.
+//! and looking up offsets by time. Compaction is in compact.rs.
 //!
 //! Always true here: an answer that records are deleted leaves when that is durable; what one partition
 //! refuses does not keep the others from their turn.
@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::Inner;
+use super::compact::Maintained;
 use crate::client::log::Isolation;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -69,8 +70,16 @@ impl<D: Disk> Inner<D> {
         Ok(handle.view.log.start())
     }
 
-    /// Retention of every partition, and what `flush.ms` asks for.
+    /// Retention and compaction of every partition, and what `flush.ms` asks for.
     pub(super) fn maintain(self: &Arc<Self>, now: Timestamp) -> Result<()> {
+        self.retain_all(now)?;
+        let inner = Arc::clone(self);
+        self.runtime.run_blocking(move || inner.compact());
+        Ok(())
+    }
+
+    /// Retention of every partition.
+    pub(super) fn retain_all(self: &Arc<Self>, now: Timestamp) -> Result<()> {
         let handles: Vec<_> = self.partitions.load().values().cloned().collect();
         for handle in handles {
             if handle.is_due(now) {
@@ -88,5 +97,27 @@ impl<D: Disk> Inner<D> {
             }
         }
         Ok(())
+    }
+
+    /// Everything that retention and compaction have to do now.
+    pub(super) async fn maintain_all(self: &Arc<Self>) -> Result<Maintained> {
+        self.check_running()?;
+        let before = self.bytes();
+        self.retain_all(self.clock.now())?;
+        // What was sealed can be compacted once it is durable, and the hint says so.
+        let handles: Vec<_> = self.partitions.load().values().cloned().collect();
+        let ends: Vec<_> = handles.iter().map(|h| (Arc::clone(h), h.view.log.end())).collect();
+        self.wait_durable(&ends).await?;
+        for handle in handles {
+            let noted = handle.lock().note_durable_end();
+            self.watch_at(&handle, noted)?;
+        }
+        let groups = self.compact_all()?;
+        Ok(Maintained { groups, freed_bytes: before.saturating_sub(self.bytes()) })
+    }
+
+    /// Bytes of batches in all partitions.
+    fn bytes(&self) -> u64 {
+        self.partitions.load().values().map(|handle| handle.view.log.bytes()).sum()
     }
 }

@@ -428,6 +428,7 @@ impl<D: Disk> Opener<D> {
             producer_ids: tokio::sync::Mutex::new(ProducerIds::default()),
             sync: SyncQueue::new(self.config.sync_threads),
             buffers: Buffers::default(),
+            compaction: Mutex::new(None),
             stopped: OnceLock::new(),
             decided: tokio::sync::Notify::new(),
             since_space_check: std::sync::atomic::AtomicU64::new(u64::MAX / 2),

@@ -54,6 +54,15 @@ impl Runtime {
         }
     }
 
+    /// Runs `what`, which computes and waits for the disk, beside whoever waits for this runtime's
+    /// threads; in line, at once.
+    pub(crate) fn run_blocking(&self, what: impl FnOnce() + Send + 'static) {
+        match self {
+            Self::Threads(handle) => drop(handle.spawn_blocking(what)),
+            Self::Inline | Self::Stepped => what(),
+        }
+    }
+
     /// Runs `what` after `delay`; in line, at once.
     pub(crate) fn run_later(&self, delay: Duration, what: BoxFuture<'static, ()>) {
         match self {

@@ -159,6 +159,7 @@ impl<D: Disk> Inner<D> {
         self.partitions.store(Arc::new(partitions));
         for handle in gone {
             handle.leave();
+            self.end_compaction(Some(&handle));
             self.wait_quiet(&handle).await?;
         }
         self.forget_positions(name).await?;

@@ -24,7 +24,10 @@ pub(crate) struct Aborted {
     pub(crate) first_offset: Offset,
     /// The offset of its marker.
     pub(crate) last_offset: Offset,
-    /// The last stable offset when the marker was appended.
+    /// The last stable offset once the marker was appended: the first offset of the oldest transaction
+    /// that was still open then, or the one after the marker. Transactions entered later begin there or
+    /// above. (Files that this engine wrote earlier have the one *before* the transaction ended, which
+    /// is at most this.)
     pub(crate) last_stable: Offset,
 }
 

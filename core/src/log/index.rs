@@ -180,6 +180,11 @@ impl<E: Entry> Growing<E> {
         floor(self.len() as u64, key, |at| self.entry(at as usize))
     }
 
+    /// The last entry of those in front for which `front` holds.
+    pub(crate) fn last_where(&self, front: impl Fn(&E) -> bool) -> Option<E> {
+        last_where(self.len() as u64, front, |at| self.entry(at as usize))
+    }
+
     /// The bytes of the file, from entry `from` on.
     pub(crate) fn to_bytes(&self, from: usize) -> Vec<u8> {
         let len = self.len();
@@ -196,10 +201,19 @@ fn locate(at: usize) -> (usize, usize) {
 }
 
 fn floor<E: Entry>(len: u64, key: &E::Key, entry: impl Fn(u64) -> Option<E>) -> Option<E> {
+    last_where(len, |entry| entry.key() <= *key, entry)
+}
+
+/// The last entry for which `front` holds, which holds for all before it.
+fn last_where<E: Entry>(
+    len: u64,
+    front: impl Fn(&E) -> bool,
+    entry: impl Fn(u64) -> Option<E>,
+) -> Option<E> {
     let (mut low, mut high) = (0, len);
     while low < high {
         let middle = low.midpoint(high);
-        if entry(middle)?.key() <= *key { low = middle + 1 } else { high = middle }
+        if front(&entry(middle)?) { low = middle + 1 } else { high = middle }
     }
     low.checked_sub(1).and_then(entry)
 }
@@ -244,6 +258,11 @@ impl<D: Disk> InFile<D> {
     /// The greatest entry at or below `key`. `None` also for a file that is no index.
     pub(crate) fn floor<E: Entry>(&self, key: &E::Key) -> Option<E> {
         floor(self.entries, key, |at| self.entry(at))
+    }
+
+    /// As [`Growing::last_where`].
+    pub(crate) fn last_where<E: Entry>(&self, front: impl Fn(&E) -> bool) -> Option<E> {
+        last_where(self.entries, front, |at| self.entry(at))
     }
 
     /// The last entry.

@@ -208,6 +208,13 @@ impl Producers {
         open.into_iter().chain(undecided).min().copied()
     }
 
+    /// The last stable offset once the transaction of `id` was ended by the marker at `marker`, as the
+    /// aborted index has it: no transaction that ends later begins below.
+    pub(crate) fn stable_after(&self, id: i64, marker: Offset) -> Offset {
+        let others = self.open.iter().find(|&(_, by)| *by != id);
+        others.map_or(marker + 1, |(first_offset, _)| *first_offset)
+    }
+
     /// Whether `by` has an open transaction here, under this very epoch.
     pub(crate) fn is_open(&self, by: ProducerIdentity) -> bool {
         self.by_id.get(&by.id).is_some_and(|p| p.epoch == by.epoch && p.transaction_start.is_some())
@@ -242,6 +249,12 @@ impl Producers {
     /// The epoch a producer has here.
     pub(crate) fn epoch(&self, id: i64) -> Option<i16> {
         self.by_id.get(&id).map(|p| p.epoch)
+    }
+
+    /// Every producer's epoch, and the last offset of its data.
+    pub(crate) fn last_data(&self) -> BTreeMap<i64, (i16, Option<Offset>)> {
+        let last = |p: &Producer| (p.epoch, p.tail.map(|(offset, _)| offset));
+        self.by_id.iter().map(|(&id, p)| (id, last(p))).collect()
     }
 
     /// The bytes of a `.snapshot` file, version 1 as Kafka's.
@@ -346,4 +359,41 @@ fn out_of_order(id: i64, epoch: i16, got: i32, expected: i32) -> Error {
     Error::invalid(format!(
         "producer {id} epoch {epoch}: sequence {got} where {expected} must follow; an earlier batch was lost or sent twice"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kafka's rule: the first offset of the oldest transaction that another producer still has open,
+    /// whether its own end is visible already or not, else the offset behind the marker.
+    #[test]
+    fn an_aborted_entry_says_where_later_ones_can_begin() {
+        let mut producers = Producers::default();
+        let begin = |producers: &mut Producers, id: i64, offset: Offset| {
+            let producer = producers.by_id.entry(id).or_insert_with(|| Producer::new(0));
+            producer.transaction_start = Some(offset);
+            producers.open.insert(offset, id);
+        };
+        let end = |producers: &mut Producers, id: i64, offset: Offset| {
+            let by = ProducerIdentity { id, epoch: 1 };
+            let stable = producers.stable_after(id, offset);
+            producers.marked(Marker::Abort, by, 0, offset, 0);
+            // The same when the marker was taken in before.
+            assert_eq!(producers.stable_after(id, offset), stable);
+            stable
+        };
+        begin(&mut producers, 1, 10);
+        begin(&mut producers, 2, 12);
+        begin(&mut producers, 3, 15);
+        assert_eq!(end(&mut producers, 2, 20), 10);
+        assert_eq!(
+            end(&mut producers, 1, 21),
+            15,
+            "what ended is decided, though nobody may see it"
+        );
+        begin(&mut producers, 1, 22);
+        assert_eq!(end(&mut producers, 3, 25), 22);
+        assert_eq!(end(&mut producers, 1, 26), 27);
+    }
 }

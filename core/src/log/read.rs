@@ -1,4 +1,5 @@
-//! F3 · Reading: whole batches from an offset on, below a bound, into a recycled buffer.
+//! F3 · Reading: whole batches from an offset on, below a bound, into a recycled buffer, or as the place
+//! where they lie.
 //!
 //! Always true here: readers take no lock; an answer holds whole batches and nothing at or above the
 //! bound; the first batch is returned even when it alone is larger than asked; a buffer goes back to
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use super::LogView;
 use super::segment::Segment;
 use crate::batch::{BatchHeader, HEADER_LEN};
-use crate::disk::{Disk, read_exact_at};
+use crate::disk::{Disk, Region, read_exact_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset};
 use crate::record::AbortedTransaction;
@@ -77,6 +78,23 @@ pub(crate) struct Range {
     pub(crate) epoch: LeaderEpoch,
 }
 
+/// What may be read, and lies where it was written.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Whole batches; the first holds the offset asked for.
+    pub(crate) region: Region,
+    /// As [`Range::next`].
+    pub(crate) next: Offset,
+}
+
+/// What is at an offset.
+enum At<T> {
+    /// A batch, and what was made of it.
+    Batch(T),
+    /// None below the bound; the next one is not below `next`.
+    Nothing { next: Offset },
+}
+
 impl<D: Disk> LogView<D> {
     /// Reads from `offset` up to `bound` (exclusive), about `max_bytes`.
     pub(crate) fn read(
@@ -86,23 +104,53 @@ impl<D: Disk> LogView<D> {
         max_bytes: usize,
         buffers: &Buffers,
     ) -> Result<Range> {
+        let read = |segment: &Segment<D>, position, first: &BatchHeader| {
+            read_batches(segment, position, first, bound, max_bytes, buffers)
+        };
+        Ok(match self.at_offset(offset, bound, read)? {
+            At::Batch(range) => range,
+            At::Nothing { next } => Range { bytes: Bytes::new(), next, epoch: -1 },
+        })
+    }
+
+    /// As [`LogView::read`], without reading: says where the batches lie. Neither their sums nor, but for
+    /// those at both ends, their offsets were looked at.
+    pub(crate) fn place(&self, offset: Offset, bound: Offset, max_bytes: usize) -> Result<Place> {
+        let place = |segment: &Segment<D>, position, first: &BatchHeader| {
+            let file = segment.file()?;
+            let (end, next) = segment.whole_batches(position, first, bound, max_bytes)?;
+            Ok(Place { region: Region::of_file(file, position, end - position), next })
+        };
+        Ok(match self.at_offset(offset, bound, place)? {
+            At::Batch(place) => place,
+            At::Nothing { next } => Place { region: Region::default(), next },
+        })
+    }
+
+    /// What `take` makes of the batch that holds `offset`, or of the first one after it where compaction
+    /// removed that.
+    fn at_offset<T>(
+        &self,
+        offset: Offset,
+        bound: Offset,
+        take: impl Fn(&Segment<D>, u64, &BatchHeader) -> Result<T>,
+    ) -> Result<At<T>> {
         // First, so that what is not below the start then is still in the list.
         let segments = self.segments.load();
         let (start, end) = (self.start(), self.end());
         if offset < start || offset > end {
             return Err(Error::OffsetOutOfRange { at: self.at.clone(), offset, start, end });
         }
-        let nothing = Range { bytes: Bytes::new(), next: offset, epoch: -1 };
         if offset >= bound {
-            return Ok(nothing);
+            return Ok(At::Nothing { next: offset });
         }
-        if let Some(range) = self.read_in(&segments, offset, bound, max_bytes, buffers)? {
-            return Ok(range);
+        if let Some(found) = in_segments(&segments, offset, bound, &take)? {
+            return Ok(found);
         }
         // The segment was sealed and the next one begun after the list was looked at.
         let segments = self.segments.load();
-        match self.read_in(&segments, offset, bound, max_bytes, buffers)? {
-            Some(range) => Ok(range),
+        match in_segments(&segments, offset, bound, &take)? {
+            Some(found) => Ok(found),
             // Not an empty answer: its reader would ask for the same offset for ever.
             None => Err(match segments.last() {
                 Some(last) => {
@@ -114,43 +162,6 @@ impl<D: Disk> LogView<D> {
                 None => Error::OffsetOutOfRange { at: self.at.clone(), offset, start, end },
             }),
         }
-    }
-
-    fn read_in(
-        &self,
-        segments: &[Arc<Segment<D>>],
-        offset: Offset,
-        bound: Offset,
-        max_bytes: usize,
-        buffers: &Buffers,
-    ) -> Result<Option<Range>> {
-        let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
-        let mut wanted = offset;
-        for (at, segment) in segments.iter().enumerate().skip(first) {
-            if let Some((position, header)) = segment.find(offset)? {
-                // Before the segment nothing may be missing, but what the ones before it account for.
-                let follows = header.base_offset <= offset
-                    || (wanted >= segment.base && segment.may_follow(header.base_offset, wanted));
-                if !follows {
-                    return Err(gap(segment, position, header.base_offset, wanted));
-                }
-                if header.base_offset >= bound {
-                    // Compaction left nothing between: whoever reads on comes to what follows.
-                    let next = header.base_offset.min(bound).max(offset);
-                    return Ok(Some(Range { bytes: Bytes::new(), next, epoch: -1 }));
-                }
-                return read_batches(segment, position, &header, bound, max_bytes, buffers)
-                    .map(Some);
-            }
-            if let Some(next) = segments.get(at + 1)
-                && segment.compacted.gaps
-            {
-                // Its last batches are gone.
-                wanted = wanted.max(next.base);
-            }
-        }
-        let last = segments.last().filter(|last| last.compacted.gaps && offset < bound);
-        Ok(last.map(|_| Range { bytes: Bytes::new(), next: bound, epoch: -1 }))
     }
 
     /// The header of the batch that holds `offset`, and its bytes' place: for verifying what a
@@ -182,7 +193,8 @@ impl<D: Disk> LogView<D> {
                 if entry.last_offset >= from && entry.first_offset < to {
                     found.push(entry.seen());
                 }
-                // Nothing that began before this marker's stable offset can follow it.
+                // Whatever ended later was open then, and began at that stable offset or above, or began
+                // behind this marker. A lower value, as older files have it, only looks further.
                 if entry.last_stable >= to {
                     found.sort_unstable_by_key(|a| a.first_offset);
                     return found;
@@ -192,6 +204,39 @@ impl<D: Disk> LogView<D> {
         found.sort_unstable_by_key(|a| a.first_offset);
         found
     }
+}
+
+fn in_segments<D: Disk, T>(
+    segments: &[Arc<Segment<D>>],
+    offset: Offset,
+    bound: Offset,
+    take: impl Fn(&Segment<D>, u64, &BatchHeader) -> Result<T>,
+) -> Result<Option<At<T>>> {
+    let first = segments.partition_point(|s| s.base <= offset).saturating_sub(1);
+    let mut wanted = offset;
+    for (at, segment) in segments.iter().enumerate().skip(first) {
+        if let Some((position, header)) = segment.find(offset)? {
+            // Before the segment nothing may be missing, but what the ones before it account for.
+            let follows = header.base_offset <= offset
+                || (wanted >= segment.base && segment.may_follow(header.base_offset, wanted));
+            if !follows {
+                return Err(gap(segment, position, header.base_offset, wanted));
+            }
+            if header.base_offset >= bound {
+                // Compaction left nothing between: whoever reads on comes to what follows.
+                return Ok(Some(At::Nothing { next: bound }));
+            }
+            return take(segment, position, &header).map(|taken| Some(At::Batch(taken)));
+        }
+        if let Some(next) = segments.get(at + 1)
+            && segment.compacted.gaps
+        {
+            // Its last batches are gone.
+            wanted = wanted.max(next.base);
+        }
+    }
+    let last = segments.last().filter(|last| last.compacted.gaps);
+    Ok(last.map(|_| At::Nothing { next: bound }))
 }
 
 /// Offsets are contiguous but where compaction was: a batch that comes later than it must means that
@@ -235,12 +280,7 @@ fn read_batches<D: Disk>(
         epoch = header.leader_epoch;
     }
     if filled == 0 {
-        // Not an empty answer: its reader would ask for the same offset for ever.
-        let what = format!(
-            "the batch takes {} bytes, and {there} are left of its segment: restore the folder from a copy",
-            first.size()
-        );
-        return Err(Error::damaged(segment.path(), position, what));
+        return Err(segment.cut_off(position, first));
     }
     buffer.filled = filled;
     Ok(Range { bytes: Bytes::from_owner(buffer), next, epoch })

@@ -20,12 +20,14 @@ use std::sync::atomic::AtomicI64;
 use arc_swap::ArcSwap;
 
 use super::aborted::Aborted;
+use super::compact::finish_swaps;
 use super::epochs::Epochs;
 use super::hint::{Hint, SLOT_LEN};
 use super::index::{Entry, Indexes, Marks, OffsetEntry, TimeEntry};
 use super::producers::Producers;
 use super::segment::{SIDECAR, Segment, path_of};
 use super::sums::{Compacted, Sums};
+use super::window::Window;
 use super::{
     EPOCHS_FILE, EPOCHS_TMP, HINT_FILE, LogView, METADATA_TMP, PartitionLog, Unsynced, write_file,
 };
@@ -74,7 +76,6 @@ const FILES: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "log"];
 
 /// The largest side file that is read whole.
 pub(super) const SIDE_FILE_LIMIT: u64 = 64 << 20;
-const SCAN_CHUNK: usize = 1 << 20;
 
 impl<D: Disk> PartitionLog<D> {
     /// Opens a partition's folder, recovering it when the last stop was not clean. The folder exists;
@@ -138,6 +139,7 @@ impl<'a, D: Disk> Opener<'a, D> {
     fn new(handles: &'a Handles<D>, opening: &'a Opening) -> Result<Self> {
         let disk = handles.disk();
         let dir = opening.dir.as_path();
+        finish_swaps(disk, dir, opening.gaps)?;
         let mut bases = Vec::new();
         let mut snapshots = Vec::new();
         let mut sidecars = Vec::new();
@@ -153,7 +155,8 @@ impl<'a, D: Disk> Opener<'a, D> {
                 continue;
             }
             let Ok(offset) = stem.parse::<Offset>() else { continue };
-            if suffix.ends_with(".deleted") {
+            let unfinished = [".cleaned", ".swap", ".deleted", ".tmp"];
+            if unfinished.iter().any(|ending| suffix.ends_with(ending)) {
                 temporaries.push(dir.join(&*name));
             }
             match suffix {
@@ -237,9 +240,11 @@ impl<'a, D: Disk> Opener<'a, D> {
             ..Hint::default()
         });
         self.remove_below(hint.log_start)?;
-        let usable = self.bases.first().is_some_and(|&base| base <= hint.log_start);
-        let first = self.bases.iter().rposition(|&b| b <= hint.recovery_point);
-        let (true, Some(first)) = (usable, first) else {
+        // Everything up to the recovery point may have been deleted: it begins with what is left then.
+        let left = self.bases.first().copied().filter(|&base| base <= hint.log_start);
+        let point = hint.recovery_point.max(left.unwrap_or(0));
+        let first = self.bases.iter().rposition(|&b| b <= point);
+        let (Some(_), Some(first)) = (left, first) else {
             if hint.durable_end > hint.log_start {
                 return Err(self.lost(hint.log_start, hint.durable_end));
             }
@@ -745,7 +750,9 @@ impl<'a, D: Disk> Opener<'a, D> {
             .last()
             .map(Arc::clone)
             .ok_or_else(|| Error::damaged(self.dir, 0, "no segment could be opened or made"))?;
+        let deletions = segments.iter().map(|segment| segment.compacted.deletions_below).max();
         let view = Arc::new(LogView {
+            deletions_below: AtomicI64::new(deletions.unwrap_or(0)),
             at: self.opening.at.clone(),
             segments: ArcSwap::from_pointee(segments),
             start: AtomicI64::new(start),
@@ -774,6 +781,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             noted_epochs: noted_epochs.unwrap_or_default(),
             unsynced: Unsynced::default(),
             inside: Vec::new(),
+            point_noted: 0,
+            swaps: 0,
             leaving: Vec::new(),
             named: true,
             refusal: None,
@@ -837,7 +846,7 @@ fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Abo
         .ok()
         .and_then(|mut records| records.next()?.ok().and_then(|r| batch::parse_marker(&r)));
     let Some((marker, coordinator_epoch)) = marker else { return };
-    let first_unstable = producers.first_unstable();
+    let last_stable = producers.stable_after(header.producer.id, header.base_offset);
     let ended = producers.marked(
         marker,
         header.producer,
@@ -850,68 +859,9 @@ fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Abo
             producer_id: header.producer.id,
             first_offset: ended.first_offset,
             last_offset: ended.marker_offset,
-            last_stable: first_unstable.unwrap_or(ended.marker_offset),
+            last_stable,
         });
     }
     // While replaying, nothing above is known yet; a marker that was read is decided.
     producers.decided_below(header.next_offset());
-}
-
-/// A moving piece of a file, large enough for the batch at hand.
-struct Window<'f, F> {
-    file: &'f F,
-    len: u64,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl<'f, F: DiskFile> Window<'f, F> {
-    fn new(file: &'f F, len: u64) -> Self {
-        Self { file, len, start: 0, bytes: Vec::new() }
-    }
-
-    fn fill(&mut self, position: u64, need: usize) -> std::io::Result<bool> {
-        let inside = position >= self.start
-            && position + need as u64 <= self.start + self.bytes.len() as u64;
-        if inside {
-            return Ok(true);
-        }
-        if position + need as u64 > self.len {
-            return Ok(false);
-        }
-        let want = (need.max(SCAN_CHUNK) as u64).min(self.len - position) as usize;
-        self.bytes.resize(want, 0);
-        self.start = position;
-        match read_exact_at(self.file, &mut self.bytes, position) {
-            Ok(()) => Ok(true),
-            // The medium holds less than the name promised: the tail is torn.
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                self.bytes.clear();
-                Ok(false)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    /// The whole, checked batch at `position`, or what is wrong with it.
-    fn batch_at(&mut self, position: u64) -> std::io::Result<Result<BatchRef<'_>, String>> {
-        let short = || Ok(Err("the file ends inside a batch".to_owned()));
-        if !self.fill(position, HEADER_LEN)? {
-            return short();
-        }
-        let at = (position - self.start) as usize;
-        let header = match BatchHeader::parse(&self.bytes[at..at + HEADER_LEN]) {
-            Ok(header) => header,
-            Err(e) => return Ok(Err(e.to_string())),
-        };
-        if !self.fill(position, header.size())? {
-            return short();
-        }
-        let at = (position - self.start) as usize;
-        let checked = BatchRef::parse(&self.bytes[at..]).and_then(|batch| {
-            batch.check_crc()?;
-            Ok(batch)
-        });
-        Ok(checked.map_err(|e| e.to_string()))
-    }
 }

@@ -77,7 +77,12 @@ impl<D: Disk> PartitionLog<D> {
     pub fn raise_start(&mut self, to: Offset, now: Timestamp) -> Result<bool> {
         self.check_open()?;
         if to > self.view.start() {
+            let before = self.hint;
             let raised = self.note_start(to);
+            if matches!(raised, Err(Error::Full { .. })) {
+                // Whoever asked is told that nothing was deleted: the next turns say so too.
+                self.hint = before;
+            }
             self.in_doubt(raised)?;
             self.view.start.store(to, Ordering::Release);
         }
@@ -89,9 +94,13 @@ impl<D: Disk> PartitionLog<D> {
         self.let_go(now)
     }
 
-    /// Both slots: an older start in one of them would come back when the other is torn.
     fn note_start(&mut self, to: Offset) -> Result<()> {
         self.hint.log_start = to;
+        self.note_twice()
+    }
+
+    /// Notes the hint durably in both slots: an older one would come back when the other is torn.
+    pub(super) fn note_twice(&mut self) -> Result<()> {
         let path = self.hint_file.path().to_owned();
         let file = self.hint_file.get().map_err(|e| Error::io("open", &path, e))?;
         let write = |at: u64, bytes: &[u8]| {
@@ -102,8 +111,16 @@ impl<D: Disk> PartitionLog<D> {
             write(self.hint.turn % 2 * SLOT_LEN, &self.hint.encode())?;
         }
         self.noted = self.hint;
-        file.sync_data()
-            .map_err(|e| Error::Stopped { why: Error::io("sync", &path, e).to_string() })
+        let stopped = |e: Error| Error::Stopped { why: e.to_string() };
+        file.sync_data().map_err(|e| stopped(Error::io("sync", &path, e)))?;
+        if !self.named {
+            // Nothing was ever synced here: not even the name of the hint.
+            let synced = self.disk.sync_dir(&self.dir);
+            synced.map_err(|e| stopped(Error::io("sync", &self.dir, e)))?;
+            self.named = true;
+        }
+        self.point_noted = self.noted.recovery_point;
+        Ok(())
     }
 
     /// Takes segments below the log start out of the list, and gives their files their last names.

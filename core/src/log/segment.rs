@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use super::aborted::Aborted;
+use super::compact::Written;
 use super::index::{InFile, Indexes, Marks, NO_TIME, OffsetEntry, TimeEntry};
 use super::recover::SIDE_FILE_LIMIT;
 use super::sums::{Compacted, Sums};
@@ -149,6 +150,24 @@ impl<D: Disk> Segment<D> {
         let rest = Self::sealed(self.base, end, slot, size, aborted, self.compacted);
         rest.greatest.store(self.greatest.load(Ordering::Relaxed), Ordering::Relaxed);
         rest
+    }
+
+    /// A group of segments that was compacted into one, which ends at `end`.
+    pub(crate) fn compacted(
+        base: Offset,
+        end: Offset,
+        slot: Arc<Slot<D>>,
+        written: &Written<D>,
+    ) -> Self {
+        let aborted = Arc::new(written.aborted.clone());
+        let this = Self::sealed(base, end, slot, written.size, aborted, written.sums.compacted);
+        this.greatest.store(written.greatest, Ordering::Relaxed);
+        this
+    }
+
+    /// The batches' file, opened or not.
+    pub(crate) fn slot(&self) -> Arc<Slot<D>> {
+        Arc::clone(&self.slot)
     }
 
     /// The path of the batches, for messages.
@@ -332,6 +351,10 @@ impl<D: Disk> Segment<D> {
         growing: impl FnOnce(&Indexes) -> Option<T>,
         files: impl FnOnce(&InFile<D>, &InFile<D>) -> Option<T>,
     ) -> Option<T> {
+        if self.slot.is_moved() {
+            // The files under these names are those of the segment that took its place.
+            return None;
+        }
         match &self.index {
             Index::Growing(indexes) => growing(indexes),
             Index::AtRest(end, sides) => match sides.get_or_init(|| self.sides(*end)) {
@@ -471,6 +494,70 @@ impl<D: Disk> Segment<D> {
             Ok(false)
         })?;
         Ok(found)
+    }
+
+    /// Where the whole batches end that begin with `first` at `position`: about `max_bytes` of them, all
+    /// of which begin below `bound`, `first` at least; and the offset that follows the last of them. Only
+    /// headers near the end are read: most batches are found by the index to lie between.
+    pub(crate) fn whole_batches(
+        &self,
+        position: u64,
+        first: &BatchHeader,
+        bound: Offset,
+        max_bytes: usize,
+    ) -> Result<(u64, Offset)> {
+        let size = self.size();
+        let limit = (position + max_bytes.max(first.size()) as u64).min(size);
+        let (mut end, mut next) = (position + first.size() as u64, first.next_offset());
+        if end > size {
+            return Err(self.cut_off(position, first));
+        }
+        let after = |at: u64, header: &BatchHeader| {
+            let after = at + header.size() as u64;
+            let inside = header.base_offset < bound && after <= limit;
+            inside.then(|| (after, header.next_offset()))
+        };
+        let mut more = true;
+        if let Some((at, header)) = self.indexed_before(limit, bound)
+            && at > position
+        {
+            (end, next) = after(at, &header).unwrap_or((at, header.base_offset));
+            more = end > at;
+        }
+        if more && end < limit {
+            self.headers(end, |at, header| {
+                let inside = after(at, header);
+                (end, next) = inside.unwrap_or((end, next));
+                Ok(inside.is_some())
+            })?;
+        }
+        Ok((end, next))
+    }
+
+    /// The last batch of the index that begins neither behind `position` nor above `bound`, as far as the
+    /// index can be believed.
+    fn indexed_before(&self, position: u64, bound: Offset) -> Option<(u64, BatchHeader)> {
+        let below = |entry: &OffsetEntry| {
+            u64::from(entry.position) <= position && self.base + i64::from(entry.relative) < bound
+        };
+        let entry =
+            self.look_up(|i| i.offsets.last_where(below), |offsets, _| offsets.last_where(below));
+        let entry = entry?;
+        let (at, ends) = (u64::from(entry.position), self.base + i64::from(entry.relative));
+        // An entry that misleads may point anywhere: into a batch, or behind the end.
+        let header = self.header_at(at).ok().flatten()?;
+        (header.last_offset() == ends).then_some((at, header))
+    }
+
+    /// A batch of which the segment holds only the front.
+    pub(crate) fn cut_off(&self, position: u64, first: &BatchHeader) -> Error {
+        // Not an empty answer: its reader would ask for the same offset for ever.
+        let what = format!(
+            "the batch takes {} bytes, and {} are left of its segment: restore the folder from a copy",
+            first.size(),
+            self.size() - position
+        );
+        Error::damaged(self.path(), position, what)
     }
 
     /// Shows the headers from `position` on, which is that of a batch, while `look` wants more.

@@ -1,13 +1,13 @@
 //! F3 · Sums of a segment's side files, which have none of their own, and what compaction did to it.
 //!
 //! ```text
-//!   <end>.sidecar: 80 bytes, beside <end>.snapshot, for the segment that ends there, or that was this
+//!   <end>.sidecar: 88 bytes, beside <end>.snapshot, for the segment that ends there, or that was this
 //!                  long when the recovery point moved to <end>
 //!   "TWSC" | u16 version 2 | u16 flags | i64 base | i64 end | u64 bytes of .log
 //!   .index, .timeindex, .txnindex, each: u64 bytes | u32 crc32c
-//!   i64 deletions removed below                                          u32 crc32c of all before
-//!   flags: 1 offsets may be missing between batches   2 nothing is left to be compacted
-//!   (version 1, 72 bytes, has neither flags nor deletions: nothing was compacted)
+//!   i64 compacted below | i64 deletions removed below                   u32 crc32c of all before
+//!   flags: 1 offsets may be missing between batches
+//!   (version 1, 72 bytes, ends behind the side files: nothing was compacted)
 //! ```
 //!
 //! Always true here: the files only grow between one sidecar and the next, so a sidecar speaks of the
@@ -20,25 +20,24 @@ use crate::ids::Offset;
 /// The endings of the side files, in the order of their sums.
 pub(crate) const SIDES: [&str; 3] = ["index", "timeindex", "txnindex"];
 /// Bytes of a sidecar.
-const LEN: usize = 80;
+const LEN: usize = 88;
 const LEN_V1: usize = 72;
 const GAPS: u16 = 1;
-const CLEAN: u16 = 2;
 
 /// What compaction did to a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Compacted {
     /// Offsets may be missing between its batches.
     pub(crate) gaps: bool,
-    /// It was compacted whole: only what comes later can make its records superfluous.
-    pub(crate) clean: bool,
+    /// Keys of records below this offset were looked for in all records before them.
+    pub(crate) clean_below: Offset,
     /// One past the last deletion (a record without a value) that was removed from it; 0: none was.
     pub(crate) deletions_below: Offset,
 }
 
 impl Compacted {
     /// Of a segment that nobody vouches for: another program wrote it.
-    pub(crate) const FOREIGN: Self = Self { gaps: true, clean: false, deletions_below: 0 };
+    pub(crate) const FOREIGN: Self = Self { gaps: true, clean_below: 0, deletions_below: 0 };
 }
 
 /// What a sidecar says.
@@ -68,8 +67,7 @@ impl Sums {
     /// The bytes of the file.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = b"TWSC\0\x02".to_vec();
-        let flag = |set: bool, flag: u16| if set { flag } else { 0 };
-        let flags = flag(self.compacted.gaps, GAPS) | flag(self.compacted.clean, CLEAN);
+        let flags = if self.compacted.gaps { GAPS } else { 0 };
         bytes.extend(flags.to_be_bytes());
         bytes.extend(self.base.to_be_bytes());
         bytes.extend(self.end.to_be_bytes());
@@ -78,6 +76,7 @@ impl Sums {
             bytes.extend(len.to_be_bytes());
             bytes.extend(crc.to_be_bytes());
         }
+        bytes.extend(self.compacted.clean_below.to_be_bytes());
         bytes.extend(self.compacted.deletions_below.to_be_bytes());
         let crc = crc32c(&bytes);
         bytes.extend(crc.to_be_bytes());
@@ -97,10 +96,13 @@ impl Sums {
             }
             _ => return None,
         };
-        if flags & !(GAPS | CLEAN) != 0 {
+        if flags & !GAPS != 0 {
             return None;
         }
         let word = |at: usize| Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
+        let late = |at: usize| {
+            if file.len() == LEN { Some(word(at)?.cast_signed()) } else { Some(0) }
+        };
         let side =
             |at: usize| Some((word(at)?, u32::from_be_bytes(*bytes.get(at + 8..)?.first_chunk()?)));
         Some(Self {
@@ -110,8 +112,8 @@ impl Sums {
             sides: [side(32)?, side(44)?, side(56)?],
             compacted: Compacted {
                 gaps: flags & GAPS != 0,
-                clean: flags & CLEAN != 0,
-                deletions_below: if file.len() == LEN { word(68)?.cast_signed() } else { 0 },
+                clean_below: late(68)?,
+                deletions_below: late(76)?,
             },
         })
     }
@@ -132,7 +134,7 @@ mod tests {
     #[test]
     fn a_sidecar_is_read_as_it_was_written_and_no_bit_of_it_may_turn() {
         let sums = Sums::of(7, 19, 400, [b"offsets", b"times", b""]);
-        let compacted = Compacted { gaps: true, clean: false, deletions_below: 12 };
+        let compacted = Compacted { gaps: true, clean_below: 17, deletions_below: 12 };
         assert_eq!(Sums::decode(&sums.encode()), Some(sums));
         let sums = sums.after(compacted);
         let bytes = sums.encode();

@@ -35,7 +35,13 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 
 /// The recovery point moves within segments as well, though they are small.
 pub(crate) fn config(level: Level) -> LogConfig {
-    LogConfig { level, min_free_bytes: 0, recovery_bytes: 600, ..LogConfig::default() }
+    LogConfig {
+        level,
+        min_free_bytes: 0,
+        recovery_bytes: 600,
+        internal_segment_bytes: 1200,
+        ..LogConfig::default()
+    }
 }
 
 pub(crate) fn open(disk: &SimDisk, level: Level, seed: u64) -> Result<SimEngine> {
