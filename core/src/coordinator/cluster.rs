@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(cluster.skipped(), 1);
         assert_eq!(cluster.topic("cut", Uuid([0; 16])), None, "another one of that name");
 
-        let mut unset = SETTING_MADE[..21].to_vec();
+        let mut unset = SETTING_MADE[..22].to_vec();
         unset.extend([0, 0]);
         cluster.replay(&unset).expect("a setting without a value");
         assert!(cluster.topic("cut", id()).expect("there").settings.is_empty());

@@ -105,7 +105,10 @@ impl<D: Disk> Overlay<D> {
     pub fn forget(&self, path: &Path) {
         let mut tree = self.tree.lock();
         let Ok(way) = tree.way(&self.inner, path) else { return };
-        let Some((name, folder)) = way.names.split_last() else { return };
+        let Some((name, folder)) = way.names.split_last() else {
+            tree.root_mut(way.absolute).names.clear();
+            return;
+        };
         let mut at = tree.root_mut(way.absolute);
         for step in folder {
             match at.names.get_mut(step) {

@@ -119,7 +119,11 @@ pub(super) fn survey<D: Disk>(disk: &D, dir: &Path) -> Result<Survey> {
             found.strangers.push(dir.join(&entry.name));
             continue;
         };
-        let id = topic_id_of(disk, &dir.join(&entry.name))?;
+        let id = match topic_id_of(disk, &dir.join(&entry.name)) {
+            // Told when the partition is opened: the others go on.
+            Err(Error::Damaged { .. }) => None,
+            id => id?,
+        };
         let topic = found.topics.entry(Arc::clone(&at.topic)).or_insert_with(|| TopicInfo {
             name: Arc::clone(&at.topic),
             id: Uuid([0; 16]),

@@ -378,8 +378,12 @@ impl<D: Disk> Work<D> {
                     self.remove(&old.join(&file.name))?;
                 }
             }
-            if !kept {
-                self.disk.remove_dir(&old).map_err(|e| Error::io("remove", &old, e))?;
+            match self.disk.remove_dir(&old) {
+                Ok(()) => {}
+                // Something of others is in it, or it is a symbolic link.
+                Err(_) if kept => {}
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory => left_behind.push(old),
+                Err(e) => return Err(Error::io("remove", &old, e)),
             }
         }
         // A broker must not take our stop for its own.
