@@ -160,8 +160,9 @@ impl<D: Disk> Engine<D> {
     /// until no partition is as dirty as its settings ask for.
     ///
     /// # Errors
-    /// `Stopped`. What one partition refuses is logged, and does not keep the others back.
+    /// `Stopped`; `ReadOnly`. What one partition refuses is logged, and does not keep the others back.
     pub async fn maintain(&self) -> Result<Maintained> {
+        self.inner.check_writable()?;
         self.inner.maintain_all().await
     }
 

@@ -74,6 +74,13 @@ fn a_file_that_is_not_what_was_seen_is_stale_and_never_another_one() {
     let mut bytes = [0; 10];
     read_exact_at(&open, &mut bytes, 0).expect("an open file is what it was");
 
+    // On its way in as well.
+    let (below, overlay) = pair();
+    put(&below, "/d/g.swap", b"compacted");
+    overlay.rename(path("/d/g.swap"), path("/d/g")).expect("renamed here");
+    below.rename(path("/d/g.swap"), path("/d/g")).expect("renamed below");
+    assert_eq!(read(&overlay, "/d/g").expect("read"), b"compacted");
+
     // Replaced, by a file of the same name or under the name of those on their way out.
     for name in ["/d/f", "/d/f.deleted"] {
         let (below, overlay) = pair();

@@ -14,7 +14,7 @@
 //! Always true here: no byte, name or time of the inner disk changes, no lock is taken and nothing is
 //! synced there. A file is the one that was first seen under its name, and as long as it was then:
 //! what its writer appends later does not show, also not behind a cut that was made here. When its
-//! writer has renamed it to `.deleted` it is found there; when it is gone, replaced or shorter, reading
+//! writer has renamed it to `.deleted`, or from `.swap` to what it is to be, it is found there; when it is gone, replaced or shorter, reading
 //! it fails with `ESTALE`, and never reads as another file. Bytes within the length are not copied: a
 //! file that is changed in place shows its changes.
 //!
@@ -37,6 +37,8 @@ use self::tree::{Content, Folder, Found, Name, Node, Tree, Way, is_same, within}
 use super::handles::DELETED;
 use super::{Disk, DiskFile, Entry, Kind, LockKind, Open, Stat, read_exact_at};
 
+/// The ending of a compacted file that is about to take its place.
+const SWAP: &str = "swap";
 /// Changed bytes are kept in pages of this size.
 const PAGE: u64 = 4096;
 
@@ -143,9 +145,14 @@ impl<D: Disk> Overlay<D> {
         }
         let mut file = self.inner.open(path, Open::Read);
         if file.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            let mut last = path.clone().into_os_string();
-            last.push(DELETED);
-            file = self.inner.open(last.as_ref(), Open::Read);
+            let next = if path.extension().is_some_and(|end| end == SWAP) {
+                path.with_extension("")
+            } else {
+                let mut last = path.clone().into_os_string();
+                last.push(DELETED);
+                last.into()
+            };
+            file = self.inner.open(&next, Open::Read);
         }
         let file = match file {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Errno::STALE.into()),

@@ -20,6 +20,7 @@
 //! the metadata, its checkpoints become our hints, in memory; offsets may be missing anywhere in it, and
 //! what a stale side file of ours says of it is not believed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -401,13 +402,12 @@ impl<D: Disk> Opener<Overlay<D>> {
             let info = hidden.topic(name)?;
             for number in 0..info.partitions {
                 let at = TopicPartition::new(name, number);
-                if !all.contains_key(&at) {
-                    let opening = self.opening(info, at.clone(), true);
-                    create_folder(&self.disk, &opening.dir, info.id)?;
-                    let level = self.config.level;
-                    let (handle, _) = open_partition(&self.handles, &opening, info, level, epoch)?;
-                    all.insert(at, handle);
-                }
+                let Entry::Vacant(missing) = all.entry(at.clone()) else { continue };
+                let opening = self.opening(info, at, true);
+                create_folder(&self.disk, &opening.dir, info.id)?;
+                let level = self.config.level;
+                let (handle, _) = open_partition(&self.handles, &opening, info, level, epoch)?;
+                missing.insert(handle);
             }
         }
         let groups = self.load_groups(&hidden, &all)?;

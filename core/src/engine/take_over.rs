@@ -290,8 +290,7 @@ impl<D: Disk> Work<D> {
             writer.write(|m| Ok(m.create_topic(&topic, info.id)?.records))?;
         }
         writer.write(|m| Ok(m.allocate_producer_ids(0, unseen)?.records))?;
-        let closed = handle.lock().close();
-        closed
+        handle.lock().close()
     }
 
     /// Makes `DIR/log` of what is in memory, beside Kafka's names.

@@ -7,7 +7,7 @@ use thalweg_core::batch::{BatchHeader, Scratch, Visible};
 use thalweg_core::client::log::*;
 use thalweg_core::config::LogConfig;
 use thalweg_core::disk::sim::SimDisk;
-use thalweg_core::disk::{Disk, Open, write_all_at};
+use thalweg_core::disk::{Disk, DiskFile, Open, write_all_at};
 use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::Clock;
 use thalweg_core::engine::runtime::Runtime;
@@ -43,7 +43,13 @@ pub(crate) fn lay_out(folder: &Folder, disk: &SimDisk, wanted: impl Fn(&str) -> 
         }
         let file = outside.open(&Path::new(DIR).join(name), Open::Create).expect("made");
         write_all_at(&file, bytes, 0).expect("written");
+        file.sync_data().expect("synced");
     }
+    for entry in outside.list(Path::new(DIR)).expect("listed").iter().filter(|e| e.is_dir) {
+        outside.sync_dir(&Path::new(DIR).join(&entry.name)).expect("synced");
+    }
+    outside.sync_dir(Path::new(DIR)).expect("synced");
+    outside.sync_dir(Path::new("/")).expect("synced");
 }
 
 /// A log that is read.
