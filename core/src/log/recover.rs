@@ -32,7 +32,7 @@ use super::{
 use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
 use crate::config::TopicConfig;
 use crate::disk::handles::{Handles, Slot};
-use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file};
+use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, TopicPartition};
 
@@ -97,6 +97,8 @@ struct Opener<'a, D: Disk> {
     /// Side files whose segment is not there.
     orphans: Vec<PathBuf>,
     hint: Option<Hint>,
+    /// Whether both slots of the hint say the same of what was deleted.
+    hint_agrees: bool,
     hint_file: Option<Arc<Slot<D>>>,
     report: Recovered,
 }
@@ -174,7 +176,7 @@ impl<'a, D: Disk> Opener<'a, D> {
                 as usize
         ];
         read_exact_at(&file, &mut slots, 0).map_err(|e| Error::io("read", &path, e))?;
-        let hint = Hint::decode(&slots);
+        let (hint, hint_agrees) = Hint::decode(&slots).unzip();
         let known_durable = hint.map_or(0, |h| h.durable_end);
         let report = Recovered { known_durable, ..Recovered::default() };
         Ok(Self {
@@ -187,6 +189,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             sidecars,
             orphans,
             hint,
+            hint_agrees: hint_agrees.unwrap_or(false),
             hint_file: Some(handles.slot_of(path, Open::Create, file)),
             report,
         })
@@ -233,6 +236,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             recovery_base: self.bases.first().copied().unwrap_or(0),
             ..Hint::default()
         });
+        let hint = self.settle_hint(hint)?;
         self.remove_below(hint.log_start)?;
         // Everything up to the recovery point may have been deleted: it begins with what is left then.
         let left = self.bases.first().copied().filter(|&base| base <= hint.log_start);
@@ -444,6 +448,24 @@ impl<'a, D: Disk> Opener<'a, D> {
         segment.write_indexes(marks, next, self.disk, self.dir)?;
         let path = path_of(self.dir, next, "snapshot");
         write_file(self.disk, &path, &producers.to_snapshot()).map(drop)
+    }
+
+    /// What the hint says was deleted may be what a kill left in the page cache: it is durable, in both
+    /// slots, before anything is removed for it and before a reader sees it.
+    fn settle_hint(&self, mut hint: Hint) -> Result<Hint> {
+        let Some(slot) =
+            self.hint_file.as_ref().filter(|_| self.hint.is_some() && hint.log_start > 0)
+        else {
+            return Ok(hint);
+        };
+        let file = slot.get().map_err(|e| Error::io("open", slot.path(), e))?;
+        if !self.hint_agrees {
+            hint.turn += 1;
+            write_all_at(&*file, &hint.encode(), hint.position())
+                .map_err(|e| Error::io("write", slot.path(), e))?;
+        }
+        file.sync_data().map_err(|e| Error::io("sync", slot.path(), e))?;
+        Ok(hint)
     }
 
     /// Makes what a kill left in the page cache durable, then forgets the cache: from here on reads
