@@ -636,7 +636,12 @@ impl<'a, D: Disk> Opener<'a, D> {
         let mut epochs = Epochs::default();
         let inside = usize::from(self.bases.get(count).is_some_and(|&base| base < offset));
         for &base in &self.bases[..count + inside] {
-            self.scan_whole(base, &mut Producers::default(), &mut epochs)?;
+            let front = From::front(base);
+            let (_, scan) = self.scan(base, front, &mut Producers::default(), &mut epochs)?;
+            // What follows `offset` may be torn, and is looked at later.
+            if let Some(bad) = scan.bad.filter(|_| scan.next < offset) {
+                return Err(self.damaged(base, scan.size, &bad));
+            }
         }
         epochs.cut(offset);
         Ok(epochs)
@@ -654,19 +659,14 @@ impl<'a, D: Disk> Opener<'a, D> {
         });
         let (from, mut producers) = usable.unwrap_or_default();
         for &at in self.bases.iter().filter(|&&b| b >= from && b < base) {
-            self.scan_whole(at, &mut producers, &mut Epochs::default())?;
+            self.scan_whole(at, &mut producers)?;
         }
         Ok(producers)
     }
 
     /// Reads a segment below the recovery point, where nothing may be bad.
-    fn scan_whole(
-        &self,
-        base: Offset,
-        producers: &mut Producers,
-        epochs: &mut Epochs,
-    ) -> Result<()> {
-        let (_, scan) = self.scan(base, From::front(base), producers, epochs)?;
+    fn scan_whole(&self, base: Offset, producers: &mut Producers) -> Result<()> {
+        let (_, scan) = self.scan(base, From::front(base), producers, &mut Epochs::default())?;
         scan.bad.map_or(Ok(()), |bad| Err(self.damaged(base, scan.size, &bad)))
     }
 
