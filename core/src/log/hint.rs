@@ -61,8 +61,8 @@ impl Hint {
         (self.turn % 2) * SLOT_LEN
     }
 
-    /// The newer valid slot of a file.
-    pub(crate) fn decode(file: &[u8]) -> Option<Self> {
+    /// The newer valid slot of a file, and whether the other one says the same of what was deleted.
+    pub(crate) fn decode(file: &[u8]) -> Option<(Self, bool)> {
         let slot = |at: usize| -> Option<Self> {
             let used = match file.get(at..at + 6)? {
                 b"TWFO\0\x01" => USED_BY_V1,
@@ -89,6 +89,8 @@ impl Hint {
             (sane && hint.log_start >= 0).then_some(hint)
         };
         let (a, b) = (slot(0), slot(SLOT_LEN as usize));
-        a.into_iter().chain(b).max_by_key(|hint| hint.turn)
+        let newer = a.into_iter().chain(b).max_by_key(|hint| hint.turn)?;
+        let agrees = [a, b].iter().all(|hint| hint.is_some_and(|h| h.log_start == newer.log_start));
+        Some((newer, agrees))
     }
 }
