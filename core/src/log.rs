@@ -20,17 +20,25 @@
 
 mod aborted;
 mod adopt;
+pub(crate) mod aside;
 mod compact;
+pub(crate) mod copy;
 mod epochs;
 mod hint;
 mod index;
 mod lookup;
+pub(crate) mod mend;
 pub(crate) mod producers;
 mod read;
 mod recover;
 mod retention;
 mod segment;
+pub(crate) mod settle;
+pub(crate) mod stats;
 mod sums;
+pub(crate) mod truncate;
+pub(crate) mod verify;
+mod walk;
 mod window;
 
 use std::path::{Path, PathBuf};

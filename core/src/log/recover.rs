@@ -856,7 +856,7 @@ impl<'a, D: Disk> Opener<'a, D> {
 }
 
 /// Takes a batch of the log into the producer state and the aborted index.
-fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Aborted>) {
+pub(super) fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Aborted>) {
     let header = &batch.header;
     if !header.is_control() {
         producers.written(header);
