@@ -61,8 +61,13 @@ impl Hint {
         (self.turn % 2) * SLOT_LEN
     }
 
+    /// The newer valid slot of a file.
+    pub(crate) fn decode(file: &[u8]) -> Option<Self> {
+        Self::decode_both(file).map(|(newer, _)| newer)
+    }
+
     /// The newer valid slot of a file, and whether the other one says the same of what was deleted.
-    pub(crate) fn decode(file: &[u8]) -> Option<(Self, bool)> {
+    pub(crate) fn decode_both(file: &[u8]) -> Option<(Self, bool)> {
         let slot = |at: usize| -> Option<Self> {
             let used = match file.get(at..at + 6)? {
                 b"TWFO\0\x01" => USED_BY_V1,

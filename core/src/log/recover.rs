@@ -182,7 +182,7 @@ impl<'a, D: Disk> Opener<'a, D> {
                 as usize
         ];
         read_exact_at(&file, &mut slots, 0).map_err(|e| Error::io("read", &path, e))?;
-        let (hint, hint_agrees) = Hint::decode(&slots).unzip();
+        let (hint, hint_agrees) = Hint::decode_both(&slots).unzip();
         let known_durable = hint.map_or(0, |h| h.durable_end);
         let report = Recovered { known_durable, ..Recovered::default() };
         Ok(Self {
