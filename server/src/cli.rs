@@ -7,7 +7,7 @@
 //!   input.rs     lines of standard input    from.rs      --from
 //!   confirm.rs   asking first            beside.rs    DIR.repair-TIME
 //!   topics, produce, consume, groups, transactions, delete_records, truncate, maintain: a file each,
-//!   on an open log; dump, verify, stats, repair, backup: a file each, on files
+//!   on an open log; dump, verify, stats, repair, backup, take_over: a file each, on files
 //! ```
 //!
 //! Always true here: what a command says goes to standard output, everything about it to standard
@@ -36,6 +36,7 @@ mod repair;
 mod session;
 mod signals;
 mod stats;
+mod take_over;
 mod topics;
 mod transactions;
 mod truncate;
@@ -89,6 +90,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Repair(options) => repair::run(&options),
         Command::Maintain(options) => maintain::run(&data, &options),
         Command::Backup(options) => backup::run(&data, &options),
+        Command::TakeOver(options) => take_over::run(&options),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { command } => pages::man(&command),
     }

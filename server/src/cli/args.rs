@@ -69,6 +69,7 @@ pub(crate) enum Command {
     Repair(Repair),
     Maintain(Maintain),
     Backup(Backup),
+    TakeOver(TakeOver),
     /// Prints the completions of a shell: `eval "$(thalweg completions bash)"`.
     Completions {
         /// Which shell.
@@ -417,6 +418,23 @@ pub(crate) struct Backup {
     /// Where to: a folder that is not there yet, or empty.
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// One JSON object instead of words.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Makes a log directory of Apache Kafka a data folder, in place, with all records and positions.
+///
+/// Kafka must have been stopped, cleanly or not. No batch of its is written to or copied; open
+/// transactions are aborted. Interrupted, it is begun again or finished by the next call.
+#[derive(Args)]
+pub(crate) struct TakeOver {
+    /// One of Kafka's `log.dirs`.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// One JSON object instead of words.
     #[arg(long)]
     pub(crate) json: bool,

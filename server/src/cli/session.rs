@@ -85,9 +85,13 @@ pub(crate) fn read(
     how: Reading,
     work: impl AsyncFnOnce(Session) -> Outcome,
 ) -> Outcome {
-    check(data, Missing::Refuse)?;
+    // One of Apache Kafka's is looked at; a group's positions there are Kafka's to store.
+    let foreign = how != Reading::Alone && is_kafkas(data);
+    if !foreign {
+        check(data, Missing::Refuse)?;
+    }
     run(async |stop: Stop| {
-        if how != Reading::Looking {
+        if how != Reading::Looking && !foreign {
             match open_alone(data).await {
                 Ok(engine) => {
                     stop.be_graceful();
@@ -136,7 +140,7 @@ fn open(
 }
 
 /// Runs work on a runtime of its own.
-fn run(work: impl AsyncFnOnce(Stop) -> Outcome) -> Outcome {
+pub(super) fn run(work: impl AsyncFnOnce(Stop) -> Outcome) -> Outcome {
     // One thread beside this one: for what the engine does in the background, and for signals.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Failed(format!("cannot start: {e}")))?;
@@ -144,6 +148,12 @@ fn run(work: impl AsyncFnOnce(Stop) -> Outcome) -> Outcome {
     // A thread that waits for standard input is not waited for.
     runtime.shutdown_background();
     outcome
+}
+
+/// Whether it is a log directory of Apache Kafka, and not one that was taken over.
+fn is_kafkas(data: &Path) -> bool {
+    let has = |name: &str| data.join(name).exists();
+    !has("format") && (has("meta.properties") || has("recovery-point-offset-checkpoint"))
 }
 
 /// Looks whether the folder is one that the library may open.
@@ -172,10 +182,10 @@ fn check(data: &Path, missing: Missing) -> Outcome {
     let ours = |name: &std::ffi::OsString| matches!(name.to_str(), Some("format" | "lock"));
     if has("format") || data.join("log").join("__thalweg_metadata-0").exists() {
         Ok(())
-    } else if has("meta.properties") || has("recovery-point-offset-checkpoint") {
+    } else if is_kafkas(data) {
         no_log(
-            "it is a log directory of Apache Kafka, not a data folder of this program: \
-             `thalweg dump` shows its files"
+            "it is a log directory of Apache Kafka: `thalweg consume` reads it as it is, and \
+             `thalweg take-over` makes it a data folder of this program"
                 .to_owned(),
         )
     } else if let Some(other) = names.iter().find(|name| !ours(name)) {
