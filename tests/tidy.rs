@@ -23,7 +23,7 @@ const FLOORS: [(&str, &[&str]); 3] = [
             "disk",
             "log",
             "partition",
-            "coordinator",
+            "coordinator verify repair stats backup",
             "engine",
             "client",
         ],

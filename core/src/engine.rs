@@ -34,6 +34,7 @@ mod sync;
 mod take_over;
 mod topics;
 mod transact;
+mod truncate;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ use crate::log::Buffers;
 pub use self::compact::Maintained;
 pub use self::open::{OpenReport, STATE_DIR};
 pub use self::take_over::TakeOver;
+pub use self::truncate::Truncation;
 
 /// The topic of topics, producer ids and leader epochs.
 pub const METADATA_TOPIC: &str = "__thalweg_metadata";

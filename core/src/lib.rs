@@ -10,6 +10,7 @@
 //! | F3 | [`log`] | one partition's files: segments, index, producers, recovery |
 //! | F4 | [`partition`] | a log with a durability level: high watermark, last stable offset |
 //! | F5 | [`coordinator`] | groups, transactions, metadata as pure state machines |
+//! | F5 | [`verify`], [`repair`], [`stats`], [`backup`] | files without a log: what is bad, made good, counted, copied |
 //! | F6 | [`engine`] | the embedded runtime: the only floor with threads, clock and async |
 //! | F7 | [`client`] | the [`Log`] trait, producer, consumer, transaction, admin |
 
@@ -30,6 +31,11 @@ pub mod log;
 pub mod partition;
 
 pub mod coordinator;
+
+pub mod backup;
+pub mod repair;
+pub mod stats;
+pub mod verify;
 
 pub mod engine;
 

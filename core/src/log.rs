@@ -20,17 +20,25 @@
 
 mod aborted;
 mod adopt;
+pub(crate) mod aside;
 mod compact;
+pub(crate) mod copy;
 mod epochs;
 mod hint;
 mod index;
 mod lookup;
+pub(crate) mod mend;
 pub(crate) mod producers;
 mod read;
 mod recover;
 mod retention;
 mod segment;
+pub(crate) mod settle;
+pub(crate) mod stats;
 mod sums;
+pub(crate) mod truncate;
+pub(crate) mod verify;
+mod walk;
 mod window;
 
 use std::path::{Path, PathBuf};
@@ -407,16 +415,19 @@ impl<D: Disk> PartitionLog<D> {
         self.write_epochs()
     }
 
-    /// What Kafka expects beside a log that never held a record: indexes without entries, and the epoch
-    /// it began with. To us they say nothing, so that losing them costs nothing: they are not synced.
+    /// What Kafka expects beside a log that never held a record: indexes without entries, which are not
+    /// synced, since there is nothing in them to lose, and the epoch it began with.
     fn write_first_side_files(&self) -> Result<()> {
-        let base = self.active.base;
-        let indexes = ["index", "timeindex"].map(|suffix| (path_of(&self.dir, base, suffix), ""));
-        let epochs = (self.dir.join(EPOCHS_FILE), "0\n1\n0 0\n");
-        for (path, text) in indexes.into_iter().chain([epochs]) {
+        for suffix in ["index", "timeindex"] {
+            let path = path_of(&self.dir, self.active.base, suffix);
             if self.disk.stat(&path).is_err() {
-                write_file(&self.disk, &path, text.as_bytes())?;
+                write_file(&self.disk, &path, &[])?;
             }
+        }
+        if self.noted_epochs == Epochs::default() {
+            let path = self.dir.join(EPOCHS_FILE);
+            replace_file(&self.disk, &path, b"0\n1\n0 0\n")
+                .map_err(|e| Error::io("write", &path, e))?;
         }
         Ok(())
     }

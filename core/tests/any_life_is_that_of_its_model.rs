@@ -225,7 +225,6 @@ impl Life {
             }
             Step::End { who, commit } => {
                 let Some(transaction) = self.writers[who].open.take() else { return Ok(()) };
-                let end = self.offsets()?.end;
                 let (how, fate) = match commit {
                     true => (TransactionEnd::Commit, Fate::Committed),
                     false => (TransactionEnd::Abort, Fate::Aborted),
@@ -238,7 +237,10 @@ impl Life {
                 self.writers[who] = Writer { identity: Some(next), ..Writer::default() };
                 self.transactions[transaction] = fate;
                 if commit && self.level == Level::Disk {
-                    self.durable = self.durable.max(end);
+                    // Its own records, and what lies before them.
+                    let of_it = |kept: &Kept| kept.transaction == Some(transaction);
+                    let last = self.records.iter().rfind(|(_, kept)| of_it(kept));
+                    self.durable = self.durable.max(last.map_or(0, |(offset, _)| offset + 1));
                 }
             }
             Step::Delete { part } => {

@@ -657,3 +657,26 @@ fn without_handles_an_append_is_refused_and_the_next_one_goes_on() {
     let log = open(&disk.restart(), Level::Os, 2).expect("opens");
     assert_eq!(committed(&*log, "t").len(), stored);
 }
+
+/// The epochs below the recovery point are read from the batches when their file is lost. That the same
+/// segment ends in a torn batch is no damage.
+#[test]
+fn a_torn_tail_is_cut_also_where_the_epochs_are_lost() {
+    let disk = SimDisk::new(3);
+    let log = open(&disk, Level::Disk, 1).expect("opens");
+    create(&*log, "t", 1, 1 << 20).expect("created");
+    for n in 0..12 {
+        append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+    }
+    now(log.tick()).expect("the hint");
+    drop(log);
+    let path = segment("t", 0, "log");
+    let mut bytes = bytes_of(&disk, &path);
+    bytes.extend([0; 78]);
+    overwrite(&disk, &path, &bytes);
+    overwrite(&disk, &folder("t").join("leader-epoch-checkpoint"), &[0; 8]);
+    let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+    assert_eq!(log.report().damaged, []);
+    assert_eq!(committed(&*log, "t").len(), 12);
+    assert_eq!(log.report().cut_bytes, 78);
+}

@@ -124,3 +124,27 @@ fn a_second_crash_inside_recovery_changes_nothing() {
         }
     }
 }
+
+/// As Kafka leaves one: it warns of a missing index, and takes the whole folder offline for a bad
+/// checkpoint.
+#[test]
+fn an_empty_partition_has_kafkas_files_after_a_clean_stop() {
+    let mut disk = SimDisk::new(1);
+    let mut log = open(&disk, Level::Disk, 1).expect("opens");
+    create(&*log, "t", 1, 1 << 20).expect("created");
+    for torn in [false, true] {
+        log = reopen_cleanly(&disk, log, Level::Disk);
+        for suffix in ["log", "index", "timeindex"] {
+            assert_eq!(bytes_of(&disk, &segment("t", 0, suffix)), b"", "{suffix}");
+        }
+        let epochs = folder("t").join("leader-epoch-checkpoint");
+        assert_eq!(bytes_of(&disk, &epochs), b"0\n1\n0 0\n");
+        if !torn {
+            overwrite(&disk, &epochs, &[0; 8]);
+            (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
+        }
+    }
+    append(&*log, &at("t"), "first").expect("acknowledged");
+    let log = reopen_cleanly(&disk, log, Level::Disk);
+    assert_eq!(committed(&*log, "t"), ["first"]);
+}

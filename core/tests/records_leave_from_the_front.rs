@@ -124,6 +124,34 @@ fn a_deletion_survives_the_power_before_anything_was_synced() {
     }
 }
 
+/// A kill cuts a deletion short, and the next run finds it in the page cache: what that run shows its
+/// readers stands, also when the power goes then.
+#[test]
+fn a_deletion_that_recovery_found_survives_the_power() {
+    let mut found = 0;
+    for seed in 0..6 {
+        for after in 1..20 {
+            let disk = SimDisk::new(seed);
+            disk.set_early_write_back(0);
+            let log = twelve(&disk, Level::Disk);
+            now(log.tick()).expect("tick");
+            disk.crash_at(disk.operations() + after, Crash::Process);
+            let answered = now(log.delete_records(&at("t"), 7)).is_ok();
+            if !disk.down() {
+                break;
+            }
+            let (disk, log) = reopen(&disk, Crash::Process, Level::Disk);
+            let start = start_of(&*log, "t");
+            assert!(start == 7 || (start == 0 && !answered), "seed {seed}, after {after}: {start}");
+            found += u32::from(start == 7 && !answered);
+            let (_, log) = reopen(&disk, Crash::Power, Level::Disk);
+            assert_eq!(log.report().damaged, [], "seed {seed}, after {after}");
+            assert_eq!(start_of(&*log, "t"), start, "seed {seed}, after {after}");
+        }
+    }
+    assert!(found > 0, "some deletions are found, and were not answered");
+}
+
 #[test]
 fn files_stay_as_long_as_the_topic_says() {
     let disk = SimDisk::new(3);

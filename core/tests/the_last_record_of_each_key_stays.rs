@@ -240,7 +240,9 @@ fn deletions_stay_for_slow_readers_and_then_go() {
 fn aborted_records_go_at_once_and_markers_when_nothing_is_left_of_their_transaction() {
     let disk = SimDisk::new(5);
     let clock = Clock::fixed(NOW);
-    let log = open_at(&disk, config(Level::Disk), clock.clone(), 1).expect("opens");
+    // Only when it is asked to.
+    let config = LogConfig { compaction_rate: 0, ..config(Level::Disk) };
+    let log = open_at(&disk, config, clock.clone(), 1).expect("opens");
     compacted(&*log, "t", settings());
     let fill = |tag: &str| {
         for n in 0..12 {
@@ -275,6 +277,8 @@ fn aborted_records_go_at_once_and_markers_when_nothing_is_left_of_their_transact
     // The producer's last batch is kept, without its record.
     write(TransactionEnd::Commit, "c");
     put(&*log, &[("c", Some("later"))]).expect("acknowledged");
+    // All of them are complete.
+    now(log.tick()).expect("tick");
     fill("x");
     let before = bytes_of(&disk, &segment("t", 0, "log"));
     now(log.maintain()).expect("runs");
@@ -307,7 +311,8 @@ fn aborted_records_go_at_once_and_markers_when_nothing_is_left_of_their_transact
     }
     disk.remove(&folder("t").join("flushed-offset")).expect("there");
     let log = open(&disk, Level::Disk, 9).expect("opens");
-    assert_eq!((log.report().damaged.len(), log.report().aborted), (0, 0));
+    let report = log.report();
+    assert_eq!((report.damaged.len(), report.aborted, report.revoked), (0, 0, 0));
     assert_decided(&*log, "t", "nothing opens again");
     assert_eq!(values(&*log)["b"].as_deref(), Some("in a transaction"));
 }

@@ -5,13 +5,18 @@
 //!   session.rs   open, work, close          signals.rs   Ctrl-C and friends
 //!   output.rs    tables, NDJSON, stdout     json.rs      record <-> one line of JSON
 //!   input.rs     lines of standard input    from.rs      --from
-//!   topics, produce, consume, groups, transactions, delete_records, dump: a file each
+//!   confirm.rs   asking first            beside.rs    DIR.repair-TIME
+//!   topics, produce, consume, groups, transactions, delete_records, truncate, maintain: a file each,
+//!   on an open log; dump, verify, stats, repair, backup, take_over: a file each, on files
 //! ```
 //!
 //! Always true here: what a command says goes to standard output, everything about it to standard
 //! error; nothing is printed after a closed pipe; every way out goes through [`Failure::status`].
 
 mod args;
+mod backup;
+mod beside;
+mod confirm;
 mod consume;
 mod delete_records;
 mod dump;
@@ -21,15 +26,21 @@ mod from;
 mod groups;
 mod input;
 mod json;
+mod maintain;
 mod output;
 mod pages;
 mod produce;
 mod progress;
 mod read;
+mod repair;
 mod session;
 mod signals;
+mod stats;
+mod take_over;
 mod topics;
 mod transactions;
+mod truncate;
+mod verify;
 mod write;
 
 use std::io::{IsTerminal, Write};
@@ -73,6 +84,13 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Groups(command) => groups::run(&data, command),
         Command::Transactions(command) => transactions::run(&data, command),
         Command::Dump(options) => dump::run(&options),
+        Command::Verify(options) => verify::run(&options),
+        Command::Stats(options) => stats::run(&data, &options),
+        Command::Truncate(options) => truncate::run(&data, &options),
+        Command::Repair(options) => repair::run(&options),
+        Command::Maintain(options) => maintain::run(&data, &options),
+        Command::Backup(options) => backup::run(&data, &options),
+        Command::TakeOver(options) => take_over::run(&options),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { command } => pages::man(&command),
     }

@@ -57,6 +57,13 @@ fn wrong_arguments_are_usage_errors_and_touch_nothing() {
         (&["consume", "t", "--format", "%q"], "%q means nothing"),
         (&["consume", "t", "--isolation", "serializable"], "read_uncommitted"),
         (&["consume", "t", "--max", "-1"], "'-1'"),
+        (&["consume", "t", "--read-only", "--group", "g"], "--group"),
+        (&["consume", "t", "--read-only", "--follow"], "--follow"),
+        (&["verify"], "<DIR>"),
+        (&["repair"], "<DIR>"),
+        (&["backup"], "<DIR>"),
+        (&["truncate", "t", "--to", "5"], "--partition"),
+        (&["truncate", "t", "--partition", "0", "--to", "-5"], "'-5'"),
         (&["dump"], "<PATH>"),
         (&["completions", "csh"], "csh"),
         (&["man", "topics", "nonsense"], "thalweg help"),
@@ -141,10 +148,28 @@ fn a_folder_in_use_names_the_process_that_has_it() {
     let mut reader = BufReader::new(follower.stdout.take().expect("it is a pipe"));
     reader.read_line(&mut line).expect("it can be read");
     assert_eq!(line, "here\n");
-    let said = shell.run(&["topics", "list"]).expect(5);
-    assert!(said.err.contains(&format!("process {}", follower.id())), "{}", said.err);
+    let busy = format!("process {}", follower.id());
+    for command in [&["topics", "list"][..], &["consume", "t", "--group", "g"]] {
+        assert!(shell.run(command).expect(5).err.contains(&busy), "{command:?}");
+    }
+    // Who only reads is served, and told.
+    let said = shell.run(&["consume", "t"]).expect(0);
+    assert!(said.text() == "here\n" && said.err.contains(&busy), "{said:?}");
+    let said = shell.run(&["consume", "t", "--read-only"]).expect(0);
+    assert!(said.text() == "here\n" && said.err.is_empty(), "{said:?}");
     follower.kill().expect("it runs");
     follower.wait().expect("it ends");
+    // Looking recovers nothing: what the killed process left stays for the next one.
+    let files = || {
+        let list = fs::read_dir(shell.data.join("log/t-0")).expect("it is there");
+        let mut names: Vec<_> = list.map(|entry| entry.expect("it is there").file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = files();
+    assert_eq!(shell.run(&["consume", "t", "--read-only"]).expect(0).text(), "here\n");
+    assert_eq!(files(), before);
+    assert!(!shell.data.join("log/.kafka_cleanshutdown").exists());
     // A killed process leaves a folder that the next one recovers.
     shell.run(&["topics", "list"]).expect(0);
 }

@@ -38,6 +38,11 @@ impl Epochs {
         self.entries.last().map_or(-1, |&(epoch, _)| epoch)
     }
 
+    /// Whether an epoch is among them.
+    pub(crate) fn has(&self, epoch: LeaderEpoch) -> bool {
+        self.entries.iter().any(|&(known, _)| known == epoch)
+    }
+
     /// The epoch under which the record at `offset` was written, or -1.
     pub(crate) fn at(&self, offset: Offset) -> LeaderEpoch {
         self.entries.iter().rev().find(|&&(_, start)| start <= offset).map_or(-1, |&(e, _)| e)

@@ -63,6 +63,11 @@ impl Hint {
 
     /// The newer valid slot of a file.
     pub(crate) fn decode(file: &[u8]) -> Option<Self> {
+        Self::decode_both(file).map(|(newer, _)| newer)
+    }
+
+    /// The newer valid slot of a file, and whether the other one says the same of what was deleted.
+    pub(crate) fn decode_both(file: &[u8]) -> Option<(Self, bool)> {
         let slot = |at: usize| -> Option<Self> {
             let used = match file.get(at..at + 6)? {
                 b"TWFO\0\x01" => USED_BY_V1,
@@ -89,6 +94,8 @@ impl Hint {
             (sane && hint.log_start >= 0).then_some(hint)
         };
         let (a, b) = (slot(0), slot(SLOT_LEN as usize));
-        a.into_iter().chain(b).max_by_key(|hint| hint.turn)
+        let newer = a.into_iter().chain(b).max_by_key(|hint| hint.turn)?;
+        let agrees = [a, b].iter().all(|hint| hint.is_some_and(|h| h.log_start == newer.log_start));
+        Some((newer, agrees))
     }
 }

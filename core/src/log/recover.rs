@@ -34,7 +34,7 @@ use super::{
 use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
 use crate::config::TopicConfig;
 use crate::disk::handles::{Handles, Slot};
-use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file};
+use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, TopicPartition};
 
@@ -101,6 +101,8 @@ struct Opener<'a, D: Disk> {
     /// Side files whose segment is not there.
     orphans: Vec<PathBuf>,
     hint: Option<Hint>,
+    /// Whether both slots of the hint say the same of what was deleted.
+    hint_agrees: bool,
     hint_file: Option<Arc<Slot<D>>>,
     report: Recovered,
 }
@@ -180,7 +182,7 @@ impl<'a, D: Disk> Opener<'a, D> {
                 as usize
         ];
         read_exact_at(&file, &mut slots, 0).map_err(|e| Error::io("read", &path, e))?;
-        let hint = Hint::decode(&slots);
+        let (hint, hint_agrees) = Hint::decode_both(&slots).unzip();
         let known_durable = hint.map_or(0, |h| h.durable_end);
         let report = Recovered { known_durable, ..Recovered::default() };
         Ok(Self {
@@ -193,6 +195,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             sidecars,
             orphans,
             hint,
+            hint_agrees: hint_agrees.unwrap_or(false),
             hint_file: Some(handles.slot_of(path, Open::Create, file)),
             report,
         })
@@ -239,6 +242,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             recovery_base: self.bases.first().copied().unwrap_or(0),
             ..Hint::default()
         });
+        let hint = self.settle_hint(hint)?;
         self.remove_below(hint.log_start)?;
         // Everything up to the recovery point may have been deleted: it begins with what is left then.
         let left = self.bases.first().copied().filter(|&base| base <= hint.log_start);
@@ -452,6 +456,24 @@ impl<'a, D: Disk> Opener<'a, D> {
         write_file(self.disk, &path, &producers.to_snapshot()).map(drop)
     }
 
+    /// What the hint says was deleted may be what a kill left in the page cache: it is durable, in both
+    /// slots, before anything is removed for it and before a reader sees it.
+    fn settle_hint(&self, mut hint: Hint) -> Result<Hint> {
+        let Some(slot) =
+            self.hint_file.as_ref().filter(|_| self.hint.is_some() && hint.log_start > 0)
+        else {
+            return Ok(hint);
+        };
+        let file = slot.get().map_err(|e| Error::io("open", slot.path(), e))?;
+        if !self.hint_agrees {
+            hint.turn += 1;
+            write_all_at(&*file, &hint.encode(), hint.position())
+                .map_err(|e| Error::io("write", slot.path(), e))?;
+        }
+        file.sync_data().map_err(|e| Error::io("sync", slot.path(), e))?;
+        Ok(hint)
+    }
+
     /// Makes what a kill left in the page cache durable, then forgets the cache: from here on reads
     /// see the medium.
     fn settle(&self, first: usize, position: u64) -> Result<()> {
@@ -639,7 +661,12 @@ impl<'a, D: Disk> Opener<'a, D> {
         let mut epochs = Epochs::default();
         let inside = usize::from(self.bases.get(count).is_some_and(|&base| base < offset));
         for &base in &self.bases[..count + inside] {
-            self.scan_whole(base, &mut Producers::default(), &mut epochs)?;
+            let front = From::front(base);
+            let (_, scan) = self.scan(base, front, &mut Producers::default(), &mut epochs)?;
+            // What follows `offset` may be torn, and is looked at later.
+            if let Some(bad) = scan.bad.filter(|_| scan.next < offset) {
+                return Err(self.damaged(base, scan.size, &bad));
+            }
         }
         epochs.cut(offset);
         Ok(epochs)
@@ -657,19 +684,14 @@ impl<'a, D: Disk> Opener<'a, D> {
         });
         let (from, mut producers) = usable.unwrap_or_default();
         for &at in self.bases.iter().filter(|&&b| b >= from && b < base) {
-            self.scan_whole(at, &mut producers, &mut Epochs::default())?;
+            self.scan_whole(at, &mut producers)?;
         }
         Ok(producers)
     }
 
     /// Reads a segment below the recovery point, where nothing may be bad.
-    fn scan_whole(
-        &self,
-        base: Offset,
-        producers: &mut Producers,
-        epochs: &mut Epochs,
-    ) -> Result<()> {
-        let (_, scan) = self.scan(base, From::front(base), producers, epochs)?;
+    fn scan_whole(&self, base: Offset, producers: &mut Producers) -> Result<()> {
+        let (_, scan) = self.scan(base, From::front(base), producers, &mut Epochs::default())?;
         scan.bad.map_or(Ok(()), |bad| Err(self.damaged(base, scan.size, &bad)))
     }
 
@@ -834,7 +856,7 @@ impl<'a, D: Disk> Opener<'a, D> {
 }
 
 /// Takes a batch of the log into the producer state and the aborted index.
-fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Aborted>) {
+pub(super) fn replay(batch: &BatchRef<'_>, producers: &mut Producers, aborted: &mut Vec<Aborted>) {
     let header = &batch.header;
     if !header.is_control() {
         producers.written(header);

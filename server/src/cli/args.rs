@@ -63,6 +63,13 @@ pub(crate) enum Command {
     #[command(subcommand, visible_alias = "transaction")]
     Transactions(Transactions),
     Dump(Dump),
+    Verify(Verify),
+    Stats(Stats),
+    Truncate(Truncate),
+    Repair(Repair),
+    Maintain(Maintain),
+    Backup(Backup),
+    TakeOver(TakeOver),
     /// Prints the completions of a shell: `eval "$(thalweg completions bash)"`.
     Completions {
         /// Which shell.
@@ -216,6 +223,11 @@ pub(crate) struct Consume {
     /// Which records are seen.
     #[arg(long, value_name = "LEVEL", default_value = "read_committed", value_parser = isolation)]
     pub(crate) isolation: Isolation,
+    /// Takes no lock and changes nothing, not even what a crash left behind: reads what is there now,
+    /// also beside a program that writes. So it is anyway, without --group and --follow, when the folder
+    /// is in use.
+    #[arg(long, conflicts_with_all = ["group", "follow"])]
+    pub(crate) read_only: bool,
 }
 
 /// Deletes the oldest records of a partition, for good.
@@ -312,6 +324,118 @@ pub(crate) struct Dump {
     #[arg(long)]
     pub(crate) records: bool,
     /// One JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Reads every file of a folder and names what is bad: file, byte, and whether it can be rebuilt.
+///
+/// Takes no lock and changes nothing. A torn tail behind what was synced is no fault: the next open cuts
+/// it. The exit status is 4 when records are damaged, and 9 when only files are bad that can be rebuilt.
+#[derive(Args)]
+pub(crate) struct Verify {
+    /// A data folder, a log directory (Apache Kafka's too), or one partition's folder.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// One JSON object a finding.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Shows what is in each partition: records, bytes, segments, offsets, times, open transactions.
+///
+/// Takes no lock and changes nothing, so that a folder in use may be counted; also Apache Kafka's log
+/// directory.
+#[derive(Args)]
+pub(crate) struct Stats {
+    /// Only this topic; without it, all but the log's own.
+    pub(crate) topic: Option<String>,
+    /// The log's own topics too: groups, transactions, metadata.
+    #[arg(long)]
+    pub(crate) internal: bool,
+    /// One JSON object a partition.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Cuts the end of a partition back to an offset: the newest records are taken out.
+///
+/// What goes is kept beside the folder, in DIR.repair-TIME. Positions of groups behind the new end stay,
+/// and are told to be lost until `groups reset` moves them.
+#[derive(Args)]
+pub(crate) struct Truncate {
+    /// The topic.
+    pub(crate) topic: String,
+    /// The partition.
+    #[arg(long, value_name = "P")]
+    pub(crate) partition: u32,
+    /// Where it is to end: the first offset that goes. Within a batch, the batch stays.
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) to: Offset,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// One JSON object instead of words.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Builds anew what `verify` names and sets aside what is damaged.
+///
+/// No sound record is removed, and none changes its offset: damaged records become offsets without
+/// records. Every file that is replaced is kept beside the folder, in DIR.repair-TIME.
+#[derive(Args)]
+pub(crate) struct Repair {
+    /// A data folder, or a log directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// One JSON object a finding and a loss.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Runs what a program does in the background that keeps the folder open: retention and compaction.
+#[derive(Args)]
+pub(crate) struct Maintain {
+    /// Ends when nothing is left to do, rather than at a signal.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// One JSON object a turn that freed something.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Copies the data folder, also while a program has it open.
+///
+/// The copy is as the folder was at one moment: every transaction is whole in it, or not there. Sealed
+/// segments are linked where source and target are on one file system. State of applications is not
+/// copied: they rebuild it.
+#[derive(Args)]
+pub(crate) struct Backup {
+    /// Where to: a folder that is not there yet, or empty.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// One JSON object instead of words.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Makes a log directory of Apache Kafka a data folder, in place, with all records and positions.
+///
+/// Kafka must have been stopped, cleanly or not. No batch of its is written to or copied; open
+/// transactions are aborted. Interrupted, it is begun again or finished by the next call.
+#[derive(Args)]
+pub(crate) struct TakeOver {
+    /// One of Kafka's `log.dirs`.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// One JSON object instead of words.
     #[arg(long)]
     pub(crate) json: bool,
 }

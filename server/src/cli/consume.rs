@@ -25,7 +25,7 @@ use super::json;
 use super::output::Out;
 use super::progress::Progress;
 use super::read::{self, FETCH_BYTES};
-use super::session::{self, Missing, Session};
+use super::session::{self, Reading, Session};
 use super::signals::Stop;
 
 /// How long a follower waits before it looks whether its reader is still there.
@@ -65,7 +65,13 @@ pub(crate) fn run(data: &Path, options: Consume) -> Outcome {
         let what = "--from stored: only a group has stored positions; name one with --group";
         return Err(Failure::Usage(what.to_owned()));
     }
-    session::long(data, Missing::Refuse, async |session: Session| {
+    let reading = match (&options.group, options.follow, options.read_only) {
+        (None, false, true) => Reading::Looking,
+        (None, false, false) => Reading::AloneOrLooking,
+        // Stored positions, and records to come, need the folder's one writer.
+        _ => Reading::Alone,
+    };
+    session::read(data, reading, async |session: Session| {
         let Session { log, stop } = session;
         let info = log.topic(&options.topic).await?;
         let partitions = partitions_of(&info, &options.partition)?;

@@ -186,6 +186,12 @@ pub(crate) fn signal_status(number: i32) -> u8 {
     u8::try_from(128 + number).unwrap_or(FAILED)
 }
 
+/// Says one line on standard error that is no failure.
+pub(crate) fn note(what: &str) {
+    // Nobody can be told that standard error is closed.
+    writeln!(io::stderr().lock(), "thalweg: {what}").ok();
+}
+
 /// Says one line on standard error.
 pub(crate) fn tell(what: &str) {
     let stderr = io::stderr();

@@ -9,15 +9,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_core::Log;
 use thalweg_core::config::LogConfig;
 use thalweg_core::disk::real::RealDisk;
 use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::{Error, Log};
 use tokio::runtime::Builder;
 
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Outcome, note};
 use super::signals::Stop;
 
 /// What happens when there is no log in the folder.
@@ -55,26 +55,105 @@ pub(crate) fn long(
     missing: Missing,
     work: impl AsyncFnOnce(Session) -> Outcome,
 ) -> Outcome {
+    open(data, missing, async |engine: Arc<Engine<RealDisk>>, stop| {
+        work(Session { log: engine.into_log(), stop }).await
+    })
+}
+
+/// As [`long`], for work on the engine itself, in a folder that is there.
+pub(crate) fn engine(
+    data: &Path,
+    work: impl AsyncFnOnce(Arc<Engine<RealDisk>>, Stop) -> Outcome,
+) -> Outcome {
+    open(data, Missing::Refuse, work)
+}
+
+/// How a folder is opened to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// By its one writer, which this process is then.
+    Alone,
+    /// By its writer, or, when that is another process, by looking at what is there.
+    AloneOrLooking,
+    /// By looking: no lock, no byte and no name is changed.
+    Looking,
+}
+
+/// As [`long`], for work that only reads.
+pub(crate) fn read(
+    data: &Path,
+    how: Reading,
+    work: impl AsyncFnOnce(Session) -> Outcome,
+) -> Outcome {
+    // One of Apache Kafka's is looked at; a group's positions there are Kafka's to store.
+    let foreign = how != Reading::Alone && is_kafkas(data);
+    if !foreign {
+        check(data, Missing::Refuse)?;
+    }
+    run(async |stop: Stop| {
+        if how != Reading::Looking && !foreign {
+            match open_alone(data).await {
+                Ok(engine) => {
+                    stop.be_graceful();
+                    let log = Arc::clone(&engine).into_log();
+                    return closed(work(Session { log, stop }).await, &engine);
+                }
+                Err(Error::InUse { by, .. }) if how == Reading::AloneOrLooking => {
+                    note(&format!("{} is in use{by}: what is there now is read", data.display()));
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let config = LogConfig::default();
+        let engine =
+            Engine::look(RealDisk, data, config, Runtime::current(), Clock::System).await?;
+        stop.be_graceful();
+        let engine = Arc::new(engine);
+        work(Session { log: engine.into_log(), stop }).await
+    })
+}
+
+async fn open_alone(data: &Path) -> Result<Arc<Engine<RealDisk>>, Error> {
+    let (clock, entropy) = (Clock::System, Entropy::System);
+    let config = LogConfig::default();
+    Engine::open(RealDisk, data, config, Runtime::current(), clock, entropy).await.map(Arc::new)
+}
+
+/// Closes the log whatever the work came to.
+fn closed(done: Outcome, engine: &Engine<RealDisk>) -> Outcome {
+    let closed = engine.close();
+    done?;
+    Ok(closed?)
+}
+
+fn open(
+    data: &Path,
+    missing: Missing,
+    work: impl AsyncFnOnce(Arc<Engine<RealDisk>>, Stop) -> Outcome,
+) -> Outcome {
     check(data, missing)?;
+    run(async |stop: Stop| {
+        let engine = open_alone(data).await?;
+        stop.be_graceful();
+        closed(work(Arc::clone(&engine), stop).await, &engine)
+    })
+}
+
+/// Runs work on a runtime of its own.
+pub(super) fn run(work: impl AsyncFnOnce(Stop) -> Outcome) -> Outcome {
     // One thread beside this one: for what the engine does in the background, and for signals.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Failed(format!("cannot start: {e}")))?;
-    let outcome = runtime.block_on(async {
-        let stop = Stop::listen()?;
-        let config = LogConfig::default();
-        let (clock, entropy) = (Clock::System, Entropy::System);
-        let engine =
-            Engine::open(RealDisk, data, config, Runtime::current(), clock, entropy).await?;
-        let engine = Arc::new(engine);
-        stop.be_graceful();
-        let done = work(Session { log: Arc::clone(&engine).into_log(), stop }).await;
-        let closed = engine.close();
-        done?;
-        Ok(closed?)
-    });
+    let outcome = runtime.block_on(async { work(Stop::listen()?).await });
     // A thread that waits for standard input is not waited for.
     runtime.shutdown_background();
     outcome
+}
+
+/// Whether it is a log directory of Apache Kafka, and not one that was taken over.
+fn is_kafkas(data: &Path) -> bool {
+    let has = |name: &str| data.join(name).exists();
+    !has("format") && (has("meta.properties") || has("recovery-point-offset-checkpoint"))
 }
 
 /// Looks whether the folder is one that the library may open.
@@ -103,10 +182,10 @@ fn check(data: &Path, missing: Missing) -> Outcome {
     let ours = |name: &std::ffi::OsString| matches!(name.to_str(), Some("format" | "lock"));
     if has("format") || data.join("log").join("__thalweg_metadata-0").exists() {
         Ok(())
-    } else if has("meta.properties") || has("recovery-point-offset-checkpoint") {
+    } else if is_kafkas(data) {
         no_log(
-            "it is a log directory of Apache Kafka, not a data folder of this program: \
-             `thalweg dump` shows its files"
+            "it is a log directory of Apache Kafka: `thalweg consume` reads it as it is, and \
+             `thalweg take-over` makes it a data folder of this program"
                 .to_owned(),
         )
     } else if let Some(other) = names.iter().find(|name| !ours(name)) {
