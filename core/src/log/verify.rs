@@ -833,6 +833,11 @@ impl<D: Disk> Look<'_, '_, D> {
 
 /// Reads every record of a batch, and counts them.
 fn check_records(batch: &BatchRef<'_>, scratch: &mut Scratch, count: &mut u64) -> Option<String> {
+    // Of a codec that this build leaves out, the sum must do.
+    if batch.header.attributes.codec().is_ok_and(|codec| codec.check_supported().is_err()) {
+        *count += u64::from(batch.header.record_count.unsigned_abs());
+        return None;
+    }
     let records = match batch.records(scratch) {
         Ok(records) => records,
         Err(e) => return Some(e.to_string()),
