@@ -20,11 +20,9 @@ use super::session::{self, Missing};
 /// Runs the command.
 pub(crate) fn run(data: &Path, command: Groups) -> Outcome {
     match command {
-        Groups::List { json } => {
-            session::short(data, Missing::Refuse, async |log| list(&log, json).await)
-        }
+        Groups::List { json } => session::ask(data, async |log| list(&log, json).await),
         Groups::Describe { group, json } => {
-            session::short(data, Missing::Refuse, async |log| describe(&log, &group, json).await)
+            session::ask(data, async |log| describe(&log, &group, json).await)
         }
         Groups::Reset { group, topic, to, partition, dry_run, json } => {
             if to == Place::Stored {

@@ -113,6 +113,14 @@ pub(crate) fn read(
     })
 }
 
+/// As [`short`], for a question: a log directory of Apache Kafka is asked as it is.
+pub(crate) fn ask(data: &Path, work: impl AsyncFnOnce(Arc<dyn Log>) -> Outcome) -> Outcome {
+    if is_kafkas(data) {
+        return read(data, Reading::Looking, async |session: Session| work(session.log).await);
+    }
+    short(data, Missing::Refuse, work)
+}
+
 async fn open_alone(data: &Path) -> Result<Arc<Engine<RealDisk>>, Error> {
     let (clock, entropy) = (Clock::System, Entropy::System);
     let config = LogConfig::default();
@@ -184,8 +192,8 @@ fn check(data: &Path, missing: Missing) -> Outcome {
         Ok(())
     } else if is_kafkas(data) {
         no_log(
-            "it is a log directory of Apache Kafka: `thalweg consume` reads it as it is, and \
-             `thalweg take-over` makes it a data folder of this program"
+            "it is a log directory of Apache Kafka: it is read as it is (`thalweg consume`, `topics \
+             list`, `stats`), and `thalweg take-over` makes it a data folder of this program"
                 .to_owned(),
         )
     } else if let Some(other) = names.iter().find(|name| !ours(name)) {

@@ -18,7 +18,7 @@ use super::session::{self, Missing};
 pub(crate) fn run(data: &Path, command: Topics) -> Outcome {
     match command {
         Topics::List { internal, json } => {
-            session::short(data, Missing::Refuse, async |log| list(&log, internal, json).await)
+            session::ask(data, async |log| list(&log, internal, json).await)
         }
         Topics::Create { name, partitions, config, json } => {
             // Before a folder is made for it.
@@ -30,7 +30,7 @@ pub(crate) fn run(data: &Path, command: Topics) -> Outcome {
             })
         }
         Topics::Describe { name, json } => {
-            session::short(data, Missing::Refuse, async |log| describe(&log, &name, json).await)
+            session::ask(data, async |log| describe(&log, &name, json).await)
         }
         Topics::Alter { name, config, unset, json } => {
             let set = config.into_iter().map(|(name, value)| (name, Some(value)));

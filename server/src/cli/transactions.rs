@@ -16,9 +16,7 @@ use super::session::{self, Missing};
 /// Runs the command.
 pub(crate) fn run(data: &Path, command: Transactions) -> Outcome {
     match command {
-        Transactions::List { json } => {
-            session::short(data, Missing::Refuse, async |log| list(&log, json).await)
-        }
+        Transactions::List { json } => session::ask(data, async |log| list(&log, json).await),
         Transactions::Abort { id, json } => session::short(data, Missing::Refuse, async |log| {
             log.abort_transaction(&id).await?;
             let mut out = Out::new();
