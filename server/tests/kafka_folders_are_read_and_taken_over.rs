@@ -84,6 +84,12 @@ fn kafkas_folders_are_read_as_they_are_and_taken_over_whole() {
         let records = read(&["--read-only"]);
         assert!(records.values().map(Vec::len).sum::<usize>() > 100, "{name}");
         assert_eq!(read(&[]), records, "{name}");
+        let listed = shell.run(&["topics", "list", "--json"]).expect(0);
+        assert_eq!(listed.lines().len(), topics.len(), "{name}");
+        let groups = shell.run(&["groups", "list", "--json"]).expect(0);
+        assert!(groups.text().contains("\"readers\""), "{name}: {}", groups.text());
+        let transactions = shell.run(&["transactions", "list", "--json"]).expect(0);
+        assert!(transactions.text().contains("left-open"), "{}", transactions.text());
         let group = shell.run(&["consume", topics.first().expect("one"), "--group", "g"]).expect(6);
         assert!(group.err.contains("take-over"), "{}", group.err);
         assert_eq!(snapshot(&shell.data), before, "{name}: a look changes nothing");
