@@ -113,14 +113,14 @@ fn place(slots: &mut [Entry], hashes: [u64; 2]) -> &mut Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     use super::*;
 
     #[test]
     fn it_answers_as_a_map_of_whole_keys() {
         let mut offsets = Offsets::new(1 << 20, [3, 4]);
-        let mut model = HashMap::new();
+        let mut model = BTreeMap::new();
         for offset in 0..40_000_i64 {
             let key = (offset * 7_919 % 20_011).to_string();
             offsets.note(key.as_bytes(), offset);
