@@ -213,7 +213,7 @@ fn records_deleted_meanwhile_are_named_as_such() {
     for n in 0..60 {
         append(&*log, &at("a"), &format!("{n}")).expect("appended");
     }
-    let looking = Engine::look(disk.clone(), DIR, few, Runtime::Inline, Clock::fixed(NOW));
+    let looking = Engine::look(disk, DIR, few, Runtime::Inline, Clock::fixed(NOW));
     let looking = now(looking).expect("opens");
     now(log.delete_records(&at("a"), 50)).expect("deleted");
     // Its files are on their way out, under other names.
