@@ -1,5 +1,6 @@
 //! A backup taken at any moment beside a living writer: every transaction is whole in it or not there, and
 //! what was acknowledged before it began is there.
+#![expect(clippy::disallowed_methods, reason = "writers and the copy are tasks here")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ async fn transfer(
         n += 1;
         producer.begin().await.expect("begins");
         let amount = i64::from(n % 97 + 1);
-        let pause = n % 3 == 0;
+        let pause = n.is_multiple_of(3);
         producer.send("a", Record::value(format!("{}", -amount))).await.expect("sent");
         if pause {
             tokio::task::yield_now().await;

@@ -629,9 +629,8 @@ proptest! {
         let mut log = open(&disk);
         compacted(&*log, "t", topic);
         let mut all: Vec<Seen> = Vec::new();
-        let mut written = 0;
-        for op in ops {
-            let name = |written: i64, (key, value): &(u8, bool)| {
+        for (written, op) in ops.into_iter().enumerate() {
+            let name = |written: usize, (key, value): &(u8, bool)| {
                 (format!("k{key}"), value.then(|| format!("v{written}")))
             };
             match op {
@@ -676,7 +675,6 @@ proptest! {
                     log = open(&disk);
                 }
             }
-            written += 1;
             let seen = read(&*log);
             for record in &seen {
                 prop_assert!(all.contains(record), "{record:?} was never committed there");
