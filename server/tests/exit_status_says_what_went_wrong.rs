@@ -91,7 +91,10 @@ fn a_folder_that_is_no_log_is_refused_and_left_alone() {
 
     for (file, wanted) in [("letter.txt", "letter.txt"), ("meta.properties", "Apache Kafka")] {
         fs::write(shell.data.join(file), "x").expect("it can be written");
-        for command in [&["topics", "list"][..], &["topics", "create", "t"]] {
+        let commands = [&["topics", "create", "t"][..], &["produce", "t"], &["topics", "list"]];
+        // A log directory of Apache Kafka is asked, and not written.
+        let refused = if wanted == "Apache Kafka" { &commands[..2] } else { &commands[..] };
+        for command in refused {
             let said = shell.run(command).expect(6);
             assert!(said.err.contains(wanted), "{}", said.err);
         }
