@@ -39,7 +39,6 @@ mod sums;
 pub(crate) mod truncate;
 pub(crate) mod verify;
 mod walk;
-mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -37,7 +37,7 @@ use super::aborted::Aborted;
 use super::index::{Indexes, Marks};
 use super::segment::{SIDECAR, Segment, path_of};
 use super::sums::{Compacted, Sums};
-use super::window::Window;
+use super::walk::Walk;
 use super::{PartitionLog, write_file};
 use crate::batch::{self, BatchHeader, BatchRef, Marker, Rewrite, Rewriter, Rewritten, Scratch};
 use crate::disk::{Disk, DiskFile, Open, read_file, write_all_at};
@@ -269,12 +269,12 @@ impl<D: Disk> Compaction<D> {
             let segment = Arc::clone(&source.segment);
             let (end, from) = (source.end, segment.compacted.clean_below);
             let (file, size) = (segment.file()?, segment.size());
-            let mut window = Window::new(&*file, size);
+            let mut walk = Walk::new(&*file, size);
             while self.at.1 < size {
                 if *budget == 0 {
                     return Ok(false);
                 }
-                let batch = batch_at(&mut window, &segment, self.at.1)?;
+                let batch = batch_at(&mut walk, &segment, self.at.1)?;
                 let header = batch.header;
                 *budget = budget.saturating_sub(header.size() as u64);
                 let data = !header.is_control() && !self.rules.is_aborted(&header);
@@ -327,12 +327,12 @@ impl<D: Disk> Compaction<D> {
             let Some(source) = self.sources.get(self.at.0) else { break };
             let segment = &source.segment;
             let (file, size) = (segment.file()?, segment.size());
-            let mut window = Window::new(&*file, size);
+            let mut walk = Walk::new(&*file, size);
             while self.at.1 < size {
                 if *budget == 0 {
                     return Ok(Step::More);
                 }
-                let batch = batch_at(&mut window, segment, self.at.1)?;
+                let batch = batch_at(&mut walk, segment, self.at.1)?;
                 let taken = batch.header.size() as u64;
                 *budget = budget.saturating_sub(taken);
                 if self.at.1 + taken >= size {
@@ -366,11 +366,11 @@ impl<D: Disk> Compaction<D> {
 }
 
 fn batch_at<'w, D: Disk>(
-    window: &'w mut Window<'_, D::File>,
+    walk: &'w mut Walk<'_, D::File>,
     segment: &Segment<D>,
     position: u64,
 ) -> Result<BatchRef<'w>> {
-    match window.batch_at(position) {
+    match walk.batch(position) {
         Ok(batch) => batch.map_err(|bad| damaged(segment, position, &bad)),
         Err(e) => Err(segment.unread(position, e)),
     }
@@ -604,10 +604,10 @@ impl<D: Disk> Output<D> {
 fn batch_at_end<D: Disk>(disk: &D, path: &Path) -> Result<Offset> {
     let file = disk.open(path, Open::Read).map_err(|e| Error::io("open", path, e))?;
     let len = file.len().map_err(|e| Error::io("read", path, e))?;
-    let mut window = Window::new(&file, len);
+    let mut walk = Walk::new(&file, len);
     let (mut position, mut end) = (0, 0);
     while position < len {
-        let batch = window.batch_at(position).map_err(|e| Error::io("read", path, e))?;
+        let batch = walk.batch(position).map_err(|e| Error::io("read", path, e))?;
         let batch = batch.map_err(|bad| Error::damaged(path, position, bad))?;
         end = batch.header.next_offset();
         position += batch.header.size() as u64;

@@ -25,9 +25,9 @@ use super::epochs::Epochs;
 use super::hint::{Hint, SLOT_LEN};
 use super::index::{Entry, Indexes, Marks, OffsetEntry, TimeEntry};
 use super::producers::Producers;
-use super::segment::{SIDECAR, Segment, path_of};
+use super::segment::{FILES, SIDECAR, Segment, path_of};
 use super::sums::{Compacted, Sums};
-use super::window::Window;
+use super::walk::Walk;
 use super::{
     EPOCHS_FILE, EPOCHS_TMP, HINT_FILE, LogView, METADATA_TMP, PartitionLog, Unsynced, write_file,
 };
@@ -70,9 +70,6 @@ pub struct Recovered {
     /// Segments that lay behind the cut and were removed.
     pub removed_segments: usize,
 }
-
-/// The endings of a segment's files, the batches last: while they are there, so is the segment.
-const FILES: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "log"];
 
 /// The largest side file that is read whole.
 pub(super) const SIDE_FILE_LIMIT: u64 = 64 << 20;
@@ -709,9 +706,9 @@ impl<'a, D: Disk> Opener<'a, D> {
         let From { position, offset, indexes, marks, aborted } = from;
         let compacted = self.compacted(base);
         let mut scan = Scan { size: position, next: offset, marks, aborted, bad: None };
-        let mut window = Window::new(&file, len);
+        let mut walk = Walk::new(&file, len);
         while scan.size < len {
-            let batch = match window.batch_at(scan.size) {
+            let batch = match walk.batch(scan.size) {
                 Ok(Ok(batch)) => batch,
                 Ok(Err(bad)) => {
                     scan.bad = Some(bad);

@@ -21,13 +21,10 @@ use std::sync::atomic::Ordering;
 
 use super::PartitionLog;
 use super::hint::SLOT_LEN;
-use super::segment::Segment;
+use super::segment::{FILES, Segment};
 use crate::disk::{Disk, DiskFile, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{Offset, Timestamp};
-
-/// The endings of a segment's files, the batches last: while they are there, so is the segment.
-const FILES: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "log"];
 
 impl<D: Disk> PartitionLog<D> {
     /// Where the log start has to be for the topic's retention, `now`: at or above where it is.

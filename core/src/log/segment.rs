@@ -26,6 +26,8 @@ use crate::disk::{Disk, DiskFile, Open, read_exact_at, write_all_at};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, Timestamp};
 
+/// The endings of a segment's files, the batches last: while they are there, so is the segment.
+pub(crate) const FILES: [&str; 5] = ["index", "timeindex", "txnindex", "snapshot", "log"];
 /// The ending of the file of sums.
 pub(crate) const SIDECAR: &str = "sidecar";
 /// Bytes between entries of an index that is made anew in memory.

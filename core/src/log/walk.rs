@@ -1,5 +1,5 @@
-//! F3 · Walking a segment's batches from end to end, for those who look at files without a log:
-//! verification, repair, backup, statistics.
+//! F3 · Walking a segment's batches from end to end: for recovery and compaction, and for those who
+//! look at files without a log (verification, repair, backup, statistics).
 //!
 //! ```text
 //!   | batch | batch | batch ..|        a window of the file, at least as large as the batch at hand;
