@@ -6,9 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_core::disk::real::RealDisk;
-use thalweg_core::engine::Engine;
-use thalweg_core::engine::clock::{Clock, Entropy};
-use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_real};
 
 pub use thalweg_connectors as connectors;
 pub use thalweg_core as core;
@@ -46,9 +44,7 @@ pub async fn open(dir: impl AsRef<Path>) -> Result<Arc<EmbeddedLog>> {
 /// # Errors
 /// As [`open`].
 pub async fn open_with(dir: impl AsRef<Path>, config: LogConfig) -> Result<Arc<EmbeddedLog>> {
-    let (clock, entropy) = (Clock::System, Entropy::System);
-    let engine = Engine::open(RealDisk, dir.as_ref(), config, Runtime::current(), clock, entropy);
-    engine.await.map(Arc::new)
+    open_real(dir.as_ref(), config).await
 }
 
 /// The programs of the guide are tested as this crate's own.

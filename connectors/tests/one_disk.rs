@@ -24,8 +24,8 @@ use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
 use thalweg_core::config::LogConfig;
 use thalweg_core::disk::sim::{Crash, SimDisk};
 use thalweg_core::disk::{Disk, DiskFile, Open, read_file, write_all_at};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
+use thalweg_core::engine::open_simulated;
 use thalweg_core::engine::runtime::Runtime;
 
 const LINES: usize = 24;
@@ -83,15 +83,8 @@ impl Source for Counter {
 
 fn open_log(disk: &SimDisk, level: Level, seed: u64) -> Result<Arc<dyn Log>> {
     let config = LogConfig { level, min_free_bytes: 0, ..LogConfig::default() };
-    let log = block_on(Engine::open(
-        disk.clone(),
-        "/data",
-        config,
-        Runtime::Inline,
-        Clock::fixed(1_790_000_000_000),
-        Entropy::seeded(seed),
-    ))?;
-    Ok(Arc::new(log))
+    let (clock, entropy) = (Clock::fixed(1_790_000_000_000), Entropy::seeded(seed));
+    Ok(open_simulated(disk, Path::new("/data"), config, Runtime::Inline, clock, entropy)?)
 }
 
 fn source_config() -> SourceConfig {

@@ -24,6 +24,7 @@ mod compact;
 mod foreign;
 mod groups;
 mod handle;
+mod instances;
 mod log;
 mod look;
 mod maintain;
@@ -58,6 +59,7 @@ use crate::ids::{LeaderEpoch, TopicPartition, Uuid};
 use crate::log::Buffers;
 
 pub use self::compact::Maintained;
+pub use self::instances::{open_real, open_simulated};
 pub use self::open::{OpenReport, STATE_DIR};
 pub use self::take_over::TakeOver;
 pub use self::truncate::Truncation;

@@ -13,9 +13,7 @@ use thalweg_core::client::log::*;
 use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
 use thalweg_core::config::LogConfig;
 use thalweg_core::disk::real::RealDisk;
-use thalweg_core::engine::Engine;
-use thalweg_core::engine::clock::{Clock, Entropy};
-use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_real};
 use thalweg_core::ids::TopicPartition;
 use thalweg_core::record::Record;
 use thalweg_core::verify::{Severity, verify};
@@ -23,9 +21,7 @@ use tokio::sync::Semaphore;
 
 async fn open(dir: &Path) -> Arc<Engine<RealDisk>> {
     let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
-    let (clock, entropy) = (Clock::System, Entropy::System);
-    let opened = Engine::open(RealDisk, dir, config, Runtime::current(), clock, entropy).await;
-    Arc::new(opened.expect("opens"))
+    open_real(dir, config).await.expect("opens")
 }
 
 /// What readers of committed records see in a topic.

@@ -9,8 +9,8 @@ use common::*;
 use thalweg_core::client::log::*;
 use thalweg_core::disk::Disk;
 use thalweg_core::disk::sim::{Call, Crash, Failure, SimDisk};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
+use thalweg_core::engine::open_simulated;
 use thalweg_core::engine::runtime::Runtime;
 use thalweg_core::ids::TopicPartition;
 use thalweg_core::{Error, Result};
@@ -116,26 +116,19 @@ fn the_way_to_the_data_folder_is_made_and_durable() {
         }
         let opened = |disk: &SimDisk| {
             let (clock, entropy) = (Clock::fixed(NOW), Entropy::seeded(1));
-            let dir = "/some/where/deep/data";
-            now(Engine::open(
-                disk.clone(),
-                dir,
-                config(Level::Disk),
-                Runtime::Inline,
-                clock,
-                entropy,
-            ))
+            let dir = Path::new("/some/where/deep/data");
+            open_simulated(disk, dir, config(Level::Disk), Runtime::Inline, clock, entropy)
         };
         let _ = opened(&disk);
         disk.heal();
         let disk = disk.restart();
         let log = opened(&disk).expect("opens");
-        create(&log, "t", 1, 400).expect("created");
-        append(&log, &at("t"), "value").expect("acknowledged");
+        create(&*log, "t", 1, 400).expect("created");
+        append(&*log, &at("t"), "value").expect("acknowledged");
         drop(log);
         disk.crash(Crash::Power);
         let log = opened(&disk.restart()).expect("opens");
-        assert_eq!(committed(&log, "t"), ["value"], "killed at {cut}");
+        assert_eq!(committed(&*log, "t"), ["value"], "killed at {cut}");
     }
 }
 

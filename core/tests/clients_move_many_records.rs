@@ -16,9 +16,9 @@ use thalweg_core::client::producer::Producer;
 use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
 use thalweg_core::config::Compression;
 use thalweg_core::disk::sim::{Call, Failure, SimDisk};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_simulated};
 use thalweg_core::ids::{ProducerIdentity, TopicPartition};
 use thalweg_core::record::Record;
 use thalweg_core::{Error, Result};
@@ -31,12 +31,9 @@ fn run(test: impl Future<Output = Result<()>>) {
     runtime.expect("a runtime").block_on(test).expect("no error");
 }
 
-async fn open(disk: &SimDisk, level: Level) -> Result<Arc<Engine<SimDisk>>> {
-    let (clock, entropy) = (Clock::System, Entropy::System);
-    let runtime = Runtime::current();
-    let log =
-        Engine::open(disk.clone(), Path::new("/data"), config(level), runtime, clock, entropy);
-    log.await.map(Arc::new)
+fn open(disk: &SimDisk, level: Level) -> Result<Arc<Engine<SimDisk>>> {
+    let (runtime, clock, entropy) = (Runtime::current(), Clock::System, Entropy::System);
+    open_simulated(disk, Path::new("/data"), config(level), runtime, clock, entropy)
 }
 
 async fn create(log: &dyn Log, name: &str, partitions: u32) -> Result<()> {
@@ -80,7 +77,7 @@ fn records_sent_together_arrive_once_and_in_order() {
     for (level, batch_bytes) in [(Level::Os, 90), (Level::Disk, 90), (Level::Disk, 700)] {
         run(async {
             let disk = SimDisk::new(1);
-            let log = open(&disk, level).await?;
+            let log = open(&disk, level)?;
             create(&*log, "t", 3).await?;
             let settings = ProducerConfig { batch_bytes, ..ProducerConfig::default() };
             let producer = Producer::open(log.clone(), settings).await?;
@@ -130,7 +127,7 @@ fn memory_for_less_than_a_batch_is_enough() {
     for together in [false, true] {
         run(async {
             let disk = SimDisk::new(1);
-            let log = open(&disk, Level::Disk).await?;
+            let log = open(&disk, Level::Disk)?;
             create(&*log, "t", 1).await?;
             let settings =
                 ProducerConfig { buffer_bytes: 300, linger: FOR_EVER, ..ProducerConfig::default() };
@@ -157,7 +154,7 @@ fn memory_for_less_than_a_batch_is_enough() {
 fn a_full_disk_holds_the_sender_back_and_loses_nothing() {
     run(async {
         let disk = SimDisk::new(1);
-        let log = open(&disk, Level::Disk).await?;
+        let log = open(&disk, Level::Disk)?;
         create(&*log, "t", 1).await?;
         let settings =
             ProducerConfig { batch_bytes: 200, buffer_bytes: 1000, ..ProducerConfig::default() };
@@ -182,7 +179,7 @@ fn a_full_disk_holds_the_sender_back_and_loses_nothing() {
 fn errors_reach_those_who_send_together() {
     run(async {
         let disk = SimDisk::new(1);
-        let log = open(&disk, Level::Disk).await?;
+        let log = open(&disk, Level::Disk)?;
         create(&*log, "t", 1).await?;
         let settings = ProducerConfig { batch_bytes: 90, ..ProducerConfig::default() };
         let producer = Producer::open(log.clone(), settings).await?;
@@ -208,7 +205,7 @@ fn errors_reach_those_who_send_together() {
 fn borrowed_records_are_the_same_records() {
     run(async {
         let disk = SimDisk::new(1);
-        let log = open(&disk, Level::Os).await?;
+        let log = open(&disk, Level::Os)?;
         create(&*log, "t", 2).await?;
         let codecs = [
             Compression::None,
@@ -326,7 +323,7 @@ fn a_large_record_behind_small_ones_begins_a_batch_of_its_own() {
     for (max_message_bytes, batch_bytes, records) in limits {
         run(async {
             let disk = SimDisk::new(7);
-            let log = open(&disk, Level::Os).await?;
+            let log = open(&disk, Level::Os)?;
             for name in ["single", "together", "transaction"] {
                 let config = TopicConfig { max_message_bytes, ..TopicConfig::default() };
                 let topic = NewTopic { name: name.to_owned(), partitions: 1, config };

@@ -14,12 +14,11 @@ use thalweg_core::client::consumer::{Consumer, ConsumerConfig};
 use thalweg_core::client::log::*;
 use thalweg_core::client::producer::Producer;
 use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
-use thalweg_core::disk::Disk;
 use thalweg_core::disk::real::RealDisk;
 use thalweg_core::disk::sim::{Call, Failure, SimDisk};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_real, open_simulated};
 use thalweg_core::ids::{ProducerIdentity, TopicPartition};
 use thalweg_core::record::Record;
 use thalweg_core::{Error, Result};
@@ -27,13 +26,14 @@ use thalweg_core::{Error, Result};
 /// Longer than any test: whoever waits for so long was not woken.
 const FOR_EVER: Duration = Duration::from_secs(600);
 
-async fn open_on<D: Disk>(disk: D, dir: &Path, level: Level) -> Result<Arc<Engine<D>>> {
-    let (clock, entropy) = (Clock::System, Entropy::System);
-    Engine::open(disk, dir, config(level), Runtime::current(), clock, entropy).await.map(Arc::new)
+/// With threads, on a disk that fails where it is told to.
+fn open_on(disk: &SimDisk, dir: &Path, level: Level) -> Result<Arc<Engine<SimDisk>>> {
+    let (runtime, clock, entropy) = (Runtime::current(), Clock::System, Entropy::System);
+    open_simulated(disk, dir, config(level), runtime, clock, entropy)
 }
 
 async fn open(dir: &Path, level: Level) -> Result<Arc<Engine<RealDisk>>> {
-    open_on(RealDisk, dir, level).await
+    open_real(dir, config(level)).await
 }
 
 async fn create(log: &dyn Log, name: &str, partitions: u32, segment_bytes: u32) {
@@ -351,7 +351,7 @@ fn a_dropped_log_writes_nothing_behind_its_successors_back() {
             let dir = Path::new("/data");
             let mut values = Vec::new();
             for life in 0..4 {
-                let log = open_on(disk.clone(), dir, Level::Disk).await.expect("opens");
+                let log = open_on(&disk, dir, Level::Disk).expect("opens");
                 if life == 0 {
                     create(&*log, "t", 1, 400).await;
                 }
@@ -369,7 +369,7 @@ fn a_dropped_log_writes_nothing_behind_its_successors_back() {
                 // Here it goes. The last markers' sync and Complete are still to come, on this very
                 // runtime, while the next one opens.
             }
-            let log = open_on(disk.clone(), dir, Level::Disk).await.expect("opens again");
+            let log = open_on(&disk, dir, Level::Disk).expect("opens again");
             log.check_coordinators().expect("equal");
             assert_eq!(log.report().cut_bytes, 0, "seed {seed}: nothing was written over");
             assert_eq!(read_all(log, &[at("t")]).await, values, "seed {seed}");
@@ -434,7 +434,7 @@ fn a_producer_keeps_its_order_over_a_full_disk() {
     single().block_on(async {
         for skip in 0..6 {
             let disk = SimDisk::new(skip);
-            let log = open_on(disk.clone(), Path::new("/data"), Level::Disk).await.expect("opens");
+            let log = open_on(&disk, Path::new("/data"), Level::Disk).expect("opens");
             create(&*log, "t", 1, 1 << 20).await;
             create(&*log, "u", 1, 1 << 20).await;
             let settings = ProducerConfig { batch_bytes: 90, ..ProducerConfig::default() };
@@ -473,7 +473,7 @@ fn a_producer_keeps_its_order_over_a_full_disk() {
 fn a_flush_that_is_given_up_loses_no_record() {
     single().block_on(async {
         let disk = SimDisk::new(1);
-        let log = open_on(disk.clone(), Path::new("/data"), Level::Disk).await.expect("opens");
+        let log = open_on(&disk, Path::new("/data"), Level::Disk).expect("opens");
         create(&*log, "t", 1, 1 << 20).await;
         let settings =
             ProducerConfig { batch_bytes: 90, linger: FOR_EVER, ..ProducerConfig::default() };
@@ -499,7 +499,7 @@ fn a_flush_that_is_given_up_loses_no_record() {
 fn records_of_a_producer_that_was_let_go_of_are_sent() {
     single().block_on(async {
         let disk = SimDisk::new(1);
-        let log = open_on(disk.clone(), Path::new("/data"), Level::Disk).await.expect("opens");
+        let log = open_on(&disk, Path::new("/data"), Level::Disk).expect("opens");
         create(&*log, "t", 1, 1 << 20).await;
         let producer = Producer::open(log.clone(), ProducerConfig::default()).await.expect("opens");
         let sent = producer.send("t", Record::value("x")).await.expect("taken in");
@@ -514,7 +514,7 @@ fn records_of_a_producer_that_was_let_go_of_are_sent() {
 fn a_commit_that_is_given_up_and_called_again_holds_every_record() {
     single().block_on(async {
         let disk = SimDisk::new(1);
-        let log = open_on(disk.clone(), Path::new("/data"), Level::Disk).await.expect("opens");
+        let log = open_on(&disk, Path::new("/data"), Level::Disk).expect("opens");
         create(&*log, "t", 1, 1 << 20).await;
         let settings = ProducerConfig::default();
         let mut producer =

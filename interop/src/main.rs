@@ -26,9 +26,7 @@ use thalweg_core::Log;
 use thalweg_core::client::log::Isolation;
 use thalweg_core::config::{Level, LogConfig};
 use thalweg_core::disk::real::RealDisk;
-use thalweg_core::engine::Engine;
-use thalweg_core::engine::clock::{Clock, Entropy};
-use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_real};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -48,7 +46,7 @@ fn main() -> Outcome<()> {
 async fn write_folder(dir: &Path, out: &Path) -> Outcome<()> {
     fs::create_dir_all(out)?;
     for life in 1..=LIVES {
-        let engine = Arc::new(open(dir).await?);
+        let engine = open(dir).await?;
         let log = Arc::clone(&engine).into_log();
         if life == 1 {
             write::everything(&log).await?;
@@ -65,10 +63,9 @@ async fn write_folder(dir: &Path, out: &Path) -> Outcome<()> {
     Ok(())
 }
 
-async fn open(dir: &Path) -> Outcome<Engine<RealDisk>> {
+async fn open(dir: &Path) -> Outcome<Arc<Engine<RealDisk>>> {
     let config = LogConfig { level: Level::Os, ..LogConfig::default() };
-    let (runtime, clock, entropy) = (Runtime::current(), Clock::System, Entropy::System);
-    Ok(Engine::open(RealDisk, dir, config, runtime, clock, entropy).await?)
+    Ok(open_real(dir, config).await?)
 }
 
 /// Says what ours serves.

@@ -26,9 +26,9 @@ use thalweg_connectors::run::topic::{Partitions, ensure_topic};
 use thalweg_core::client::log::{Log, TopicConfig};
 use thalweg_core::config::LogConfig;
 use thalweg_core::disk::sim::{Rng, SimDisk};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_simulated};
 use thalweg_streams::state::forgetful::ForgetfulStore;
 use thalweg_streams::{App, Step as TaskStep, Stepped};
 
@@ -113,8 +113,7 @@ pub(crate) fn open_log(
         ..LogConfig::default()
     };
     let entropy = Entropy::seeded(seed);
-    let engine = Engine::open(disk.clone(), DATA, config, Runtime::Inline, clock.clone(), entropy);
-    Ok(Arc::new(block_on(engine)?))
+    open_simulated(disk, Path::new(DATA), config, Runtime::Inline, clock.clone(), entropy)
 }
 
 struct Spine {

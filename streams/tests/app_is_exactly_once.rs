@@ -2,6 +2,7 @@
 //! results are those of one run that saw each record once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use thalweg_core::batch::{BatchBuilder, Scratch, Visible};
 use thalweg_core::client::log::*;
 use thalweg_core::config::{Compression, LogConfig};
 use thalweg_core::disk::sim::{Crash, SimDisk};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_simulated};
 use thalweg_core::ids::{ProducerIdentity, TopicPartition};
 use thalweg_streams::codec::Codec;
 use thalweg_streams::state::backend::StateStore;
@@ -43,9 +44,8 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 fn open(disk: &SimDisk, level: Level, seed: u64) -> thalweg_core::Result<Arc<Engine<SimDisk>>> {
     let config = LogConfig { level, min_free_bytes: 0, ..LogConfig::default() };
     let clock = Clock::fixed(1_790_000_000_000);
-    let engine =
-        Engine::open(disk.clone(), "/data", config, Runtime::Inline, clock, Entropy::seeded(seed));
-    now(engine).map(Arc::new)
+    let entropy = Entropy::seeded(seed);
+    open_simulated(disk, Path::new("/data"), config, Runtime::Inline, clock, entropy)
 }
 
 /// Words with times a second apart, over two partitions, in batches of five.

@@ -10,9 +10,9 @@ use thalweg_core::client::log::*;
 use thalweg_core::config::{Compression, LogConfig};
 use thalweg_core::disk::Disk;
 use thalweg_core::disk::sim::{Crash, SimDisk};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_simulated};
 use thalweg_core::ids::{ProducerIdentity, TopicPartition};
 use thalweg_streams::state::backend::StateStore;
 use thalweg_streams::state::memory::MemoryStore;
@@ -65,8 +65,8 @@ type SimEngine = Arc<Engine<SimDisk>>;
 fn open(disk: &SimDisk, time: i64, seed: u64) -> SimEngine {
     let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
     let (clock, entropy) = (Clock::fixed(time), Entropy::seeded(seed));
-    let engine = Engine::open(disk.clone(), "/data", config, Runtime::Inline, clock, entropy);
-    Arc::new(now(engine).expect("opens"))
+    open_simulated(disk, Path::new("/data"), config, Runtime::Inline, clock, entropy)
+        .expect("opens")
 }
 
 /// Ten records, 5 ms apart, from this time on.

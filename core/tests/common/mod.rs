@@ -13,9 +13,9 @@ use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
 use thalweg_core::config::{Compression, LogConfig};
 use thalweg_core::disk::sim::{Crash, SimDisk};
 use thalweg_core::disk::{Disk, DiskFile, Open, read_file, write_all_at};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_simulated};
 use thalweg_core::ids::{Offset, ProducerIdentity, TopicPartition};
 use thalweg_core::record::Record;
 use thalweg_core::{Error, Result};
@@ -55,7 +55,7 @@ pub(crate) fn open_at(
     seed: u64,
 ) -> Result<SimEngine> {
     let entropy = Entropy::seeded(seed);
-    now(Engine::open(disk.clone(), DIR, config, Runtime::Stepped, clock, entropy)).map(Arc::new)
+    open_simulated(disk, Path::new(DIR), config, Runtime::Stepped, clock, entropy)
 }
 
 /// Kills the program or cuts the power now, and opens the log again.

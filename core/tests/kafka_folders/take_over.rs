@@ -12,7 +12,7 @@ use thalweg_core::disk::sim::{Crash, SimDisk};
 use thalweg_core::disk::{Disk, LockKind, read_file};
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
-use thalweg_core::engine::{Engine, TakeOver};
+use thalweg_core::engine::{Engine, TakeOver, open_simulated};
 use thalweg_core::ids::{Offset, ProducerIdentity, TopicPartition};
 use thalweg_core::{Error, Result};
 
@@ -26,8 +26,7 @@ fn take_over(disk: &SimDisk) -> Result<TakeOver> {
 
 fn open(disk: &SimDisk) -> Result<Arc<Engine<SimDisk>>> {
     let (clock, entropy) = (Clock::fixed(NOW), Entropy::seeded(8));
-    let opened = Engine::open(disk.clone(), DIR, config(), Runtime::Inline, clock, entropy);
-    block_on(opened).map(Arc::new)
+    open_simulated(disk, Path::new(DIR), config(), Runtime::Inline, clock, entropy)
 }
 
 /// Every record of every user's partition: offset, key, value, time.

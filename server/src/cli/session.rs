@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use thalweg_core::config::LogConfig;
 use thalweg_core::disk::real::RealDisk;
-use thalweg_core::engine::Engine;
-use thalweg_core::engine::clock::{Clock, Entropy};
+use thalweg_core::engine::clock::Clock;
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_real};
 use thalweg_core::{Error, Log};
 use tokio::runtime::Builder;
 
@@ -122,9 +122,7 @@ pub(crate) fn ask(data: &Path, work: impl AsyncFnOnce(Arc<dyn Log>) -> Outcome) 
 }
 
 async fn open_alone(data: &Path) -> Result<Arc<Engine<RealDisk>>, Error> {
-    let (clock, entropy) = (Clock::System, Entropy::System);
-    let config = LogConfig::default();
-    Engine::open(RealDisk, data, config, Runtime::current(), clock, entropy).await.map(Arc::new)
+    open_real(data, LogConfig::default()).await
 }
 
 /// Closes the log whatever the work came to.
