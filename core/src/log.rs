@@ -24,6 +24,7 @@ pub(crate) mod aside;
 mod compact;
 pub(crate) mod copy;
 mod epochs;
+mod files;
 mod hint;
 mod index;
 mod lookup;
@@ -43,6 +44,7 @@ mod walk;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -198,6 +200,15 @@ impl<D: Disk> PartitionLog<D> {
     pub(crate) fn decided_below(&mut self, high_watermark: Offset) -> Option<Offset> {
         self.producers.decided_below(high_watermark);
         self.producers.first_unstable()
+    }
+
+    /// Forgets producers that wrote nothing for so long.
+    pub(crate) fn expire_producers(&mut self, now: Timestamp, after: Duration) {
+        let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        let forgotten = self.producers.expire(now, after);
+        if forgotten > 0 {
+            tracing::debug!(forgotten, "producers wrote nothing for long");
+        }
     }
 
     /// Appends one batch that was validated. `header` is its parsed header, as the client made it.

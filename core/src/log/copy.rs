@@ -13,13 +13,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use super::files::Files;
 use super::hint::Hint;
 use super::recover::SIDE_FILE_LIMIT;
 use super::segment::{SIDECAR, path_of};
 use super::settle::{Settle, settle};
 use super::sums::{SIDES, Sums};
 use super::truncate::copy_part;
-use super::verify::Files;
 use super::walk::Walk;
 use super::{EPOCHS_FILE, HINT_FILE, METADATA_FILE, write_file};
 use crate::batch::{Scratch, parse_marker};

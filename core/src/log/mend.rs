@@ -22,12 +22,13 @@ use bytes::Bytes;
 
 use super::aside::Aside;
 use super::compact::finish_swaps;
+use super::files::Files;
 use super::hint::Hint;
 use super::recover::SIDE_FILE_LIMIT;
 use super::segment::{SIDECAR, path_of};
 use super::settle::{Settle, settle};
 use super::sums::Sums;
-use super::verify::{Files, Finding, Fix, Known, Severity};
+use super::verify::{Finding, Fix, Known, Severity};
 use super::walk::Walk;
 use super::{EPOCHS_FILE, HINT_FILE, METADATA_FILE, write_file};
 use crate::batch::{Attributes, BatchHeader, HEADER_LEN, crc32c, stamp};

@@ -19,13 +19,13 @@ use std::path::Path;
 
 use super::aborted::Aborted;
 use super::epochs::Epochs;
+use super::files::Files;
 use super::hint::{Hint, SLOT_LEN};
 use super::index::{Indexes, Marks};
 use super::producers::Producers;
 use super::recover::{SIDE_FILE_LIMIT, replay};
 use super::segment::{SIDECAR, path_of};
 use super::sums::{Compacted, Sums};
-use super::verify::Files;
 use super::walk::Walk;
 use super::{EPOCHS_FILE, HINT_FILE};
 use crate::disk::{Disk, DiskFile, Open, read_file, replace_file, write_all_at};

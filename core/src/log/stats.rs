@@ -8,11 +8,12 @@ use std::io;
 use std::path::Path;
 
 use super::HINT_FILE;
+use super::files::Files;
 use super::hint::Hint;
 use super::producers::Producers;
 use super::recover::SIDE_FILE_LIMIT;
 use super::segment::path_of;
-use super::verify::{Files, Known};
+use super::verify::Known;
 use super::walk::Walk;
 use crate::batch::{Scratch, parse_marker};
 use crate::disk::{Disk, DiskFile, Open, read_file};

@@ -18,12 +18,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::aside::Aside;
+use super::files::Files;
 use super::hint::Hint;
 use super::producers::Producers;
 use super::recover::{SIDE_FILE_LIMIT, replay};
 use super::segment::{SIDECAR, path_of};
 use super::settle::{Settle, settle, write_hint};
-use super::verify::Files;
 use super::walk::Walk;
 use super::{HINT_FILE, write_file};
 use crate::batch::{Marker, Scratch, parse_marker};
