@@ -80,6 +80,11 @@ pub struct LogConfig {
     pub min_free_bytes: u64,
     /// The longest a transaction may stay open before the coordinator aborts it. Default 15 min.
     pub transaction_timeout_max: Duration,
+    /// A partition forgets a producer that wrote nothing there for so long, and takes whatever sequence
+    /// it comes with next; never one with an open transaction. Default 24 h, as Kafka's
+    /// `producer.id.expiration.ms`. Until then each costs some 200 bytes of memory and 46 of every
+    /// snapshot.
+    pub producer_expiration: Duration,
     /// How many bytes of a partition opening reads at most after a crash, beyond what was not synced:
     /// the recovery point follows the log in steps of so many. Default 64 MiB; smaller steps write more
     /// side files.
@@ -111,6 +116,7 @@ impl Default for LogConfig {
             open_files: 4096,
             min_free_bytes: 64 << 20,
             transaction_timeout_max: Duration::from_secs(900),
+            producer_expiration: Duration::from_secs(24 * 60 * 60),
             recovery_bytes: 64 << 20,
             page_cache_bytes: None,
             compaction_map_bytes: 16 << 20,

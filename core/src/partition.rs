@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::time::Duration;
 
 use crate::batch::{BatchHeader, Marker};
 use crate::config::{Level, TopicConfig};
@@ -198,6 +199,11 @@ impl<D: Disk> Partition<D> {
     /// As [`PartitionLog::raise_start`].
     pub fn raise_start(&mut self, to: Offset, now: Timestamp) -> Result<bool> {
         self.log.raise_start(to, now)
+    }
+
+    /// Forgets producers that wrote nothing here for so long, but none with an open transaction.
+    pub(crate) fn expire_producers(&mut self, now: Timestamp, after: Duration) {
+        self.log.expire_producers(now, after);
     }
 
     /// Lets go of what the topic's retention lets go of, and removes files whose time to stay is over.

@@ -9,8 +9,12 @@ use std::time::Duration;
 use common::*;
 use thalweg_core::Error;
 use thalweg_core::client::log::*;
+use thalweg_core::config::LogConfig;
 use thalweg_core::disk::sim::{Crash, SimDisk};
+use thalweg_core::engine::clock::Clock;
 use thalweg_core::ids::ProducerIdentity;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// One append of producer 9: epoch, first sequence, number of records.
 type Try = (i16, i32, usize);
@@ -170,6 +174,51 @@ fn a_sequence_used_again_after_an_abort_is_a_new_batch() {
         init(&*log, "tx");
         assert_eq!(committed(&*log, "t"), ["kept"]);
     }
+}
+
+/// PID-09: a partition forgets a producer that wrote nothing for a day, and takes what it sends next;
+/// what it sends again then is a new batch. One with an open transaction is never forgotten.
+#[test]
+fn a_producer_that_was_idle_for_a_day_is_forgotten() {
+    use Answer::*;
+    const HOUR: i64 = 3_600_000;
+    let disk = SimDisk::new(1);
+    let clock = Clock::fixed(NOW);
+    let config = LogConfig { transaction_timeout_max: 9 * DAY, ..config(Level::Disk) };
+    let log = open_at(&disk, config, clock.clone(), 1).expect("opens");
+    create(&*log, "t", 1, 1 << 20).expect("created");
+    let open = now(log.init_producer(Some("tx"), 9 * DAY)).expect("an id");
+    append_in(&*log, "tx", open, &at("t"), 0, "open").expect("written");
+    let wait = |hours: i64| {
+        for _ in 0..hours {
+            clock.advance(HOUR);
+            now(log.tick()).expect("ticks");
+        }
+    };
+    assert_eq!(answer(&*log, (0, 0, 1)), At(1));
+    // Not idle: it is counted from its last batch.
+    wait(23);
+    assert_eq!(answer(&*log, (0, 1, 1)), At(2));
+    wait(23);
+    assert_eq!(answer(&*log, (0, 1, 1)), Again(2));
+    // A clock that is set back begins to count anew, and forgets nobody.
+    clock.advance(-500 * HOUR);
+    now(log.tick()).expect("ticks");
+    clock.advance(23 * HOUR);
+    now(log.tick()).expect("ticks");
+    assert_eq!(answer(&*log, (0, 1, 1)), Again(2));
+    assert_eq!(answer(&*log, (0, 7, 1)), OutOfOrder);
+    wait(2);
+    assert_eq!(answer(&*log, (0, 7, 1)), At(3));
+    assert_eq!(answer(&*log, (0, 1, 1)), OutOfOrder);
+    wait(26);
+    let again = append_in(&*log, "tx", open, &at("t"), 0, "open").expect("known");
+    assert!(again.duplicate, "its transaction is open");
+    end(&*log, "tx", open, TransactionEnd::Commit).expect("committed");
+    wait(26);
+    // Nor does the next life find it in a snapshot.
+    let log = reopen_cleanly(&disk, log, Level::Disk);
+    assert_eq!(answer(&*log, (0, 1, 1)), At(5));
 }
 
 /// PID-11: an abort ends the transaction of its own epoch. One that comes late, from a producer that

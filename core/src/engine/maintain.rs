@@ -1,5 +1,5 @@
 //! F6 · What is done to partitions beside appending and reading: retention, deleting from the front,
-//! and looking up offsets by time. Compaction is in compact.rs.
+//! forgetting producers, and looking up offsets by time. Compaction is in compact.rs.
 //!
 //! Always true here: an answer that records are deleted leaves when that is durable; what one partition
 //! refuses does not keep the others from their turn.
@@ -78,13 +78,14 @@ impl<D: Disk> Inner<D> {
         Ok(())
     }
 
-    /// Retention of every partition.
+    /// Retention of every partition, and of what it knows of its producers.
     pub(super) fn retain_all(self: &Arc<Self>, now: Timestamp) -> Result<()> {
         let handles: Vec<_> = self.partitions.load().values().cloned().collect();
         for handle in handles {
             if handle.is_due(now) {
                 self.request_sync(&handle);
             }
+            handle.lock().expire_producers(now, self.config.producer_expiration);
             let retained = handle.lock().retain(now);
             match self.watch_at(&handle, retained) {
                 Ok(_) => {}

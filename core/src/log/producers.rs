@@ -75,6 +75,8 @@ struct Producer {
     /// Last data written; the CRC is not in snapshots and unknown (`None`) right after loading one.
     tail: Option<(Offset, Option<u32>)>,
     last_timestamp: Timestamp,
+    /// When it was first seen to have written nothing since the look before.
+    idle_since: Option<Timestamp>,
 }
 
 /// All producers of one partition.
@@ -85,6 +87,8 @@ pub(crate) struct Producers {
     open: BTreeMap<Offset, i64>,
     /// Ended transactions whose marker readers must not rely on yet.
     undecided: BTreeMap<Offset, Offset>,
+    /// When [`Producers::expire`] last looked at all of them.
+    looked_at: Option<Timestamp>,
 }
 
 fn next_sequence(sequence: i32) -> i32 {
@@ -149,6 +153,7 @@ impl Producers {
             producer.epoch = epoch;
             producer.window.clear();
         }
+        producer.idle_since = None;
         producer.last_timestamp = header.max_timestamp;
         producer.tail = Some((header.last_offset(), Some(header.crc)));
         if header.base_sequence >= 0 {
@@ -189,6 +194,7 @@ impl Producers {
             producer.window.clear();
         }
         producer.coordinator_epoch = coordinator_epoch;
+        producer.idle_since = None;
         producer.last_timestamp = timestamp;
         let first_offset = producer.transaction_start.take()?;
         self.open.remove(&first_offset);
@@ -199,6 +205,27 @@ impl Producers {
     /// Readers may rely on markers below the high watermark.
     pub(crate) fn decided_below(&mut self, high_watermark: Offset) {
         self.undecided.retain(|_, marker| *marker >= high_watermark);
+    }
+
+    /// Forgets producers that wrote nothing for `after` milliseconds, but none with an open transaction;
+    /// to be called often, it looks at them a hundred times in so long. Returns how many it forgot.
+    ///
+    /// They are idle by the clock of the log, from the first look on that finds them so: times in
+    /// records are older, or another clock's, and a log that was opened anew begins to count anew.
+    pub(crate) fn expire(&mut self, now: Timestamp, after: i64) -> usize {
+        let next = self.looked_at.map(|last| last.saturating_add(after / 100));
+        if self.looked_at.is_some_and(|last| last <= now) && next.is_some_and(|next| now < next) {
+            return 0;
+        }
+        self.looked_at = Some(now);
+        let before = self.by_id.len();
+        self.by_id.retain(|_, producer| {
+            // Of a clock that was set back, counting begins anew.
+            let since = producer.idle_since.filter(|since| *since <= now).unwrap_or(now);
+            producer.idle_since = Some(since);
+            producer.transaction_start.is_some() || now.saturating_sub(since) < after
+        });
+        before - self.by_id.len()
     }
 
     /// The first offset that read_committed readers must not pass.
@@ -351,6 +378,7 @@ impl Producer {
             transaction_start: None,
             tail: None,
             last_timestamp: -1,
+            idle_since: None,
         }
     }
 }
