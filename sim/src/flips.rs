@@ -1,13 +1,16 @@
-//! Single bits turned in what is stored: a reader gets the right records or an error, never others.
+//! Single bits turned in what is stored: a reader gets the right records or an error, never others,
+//! and `verify` names the file.
 //!
 //! ```text
-//!   0.log     every bit of every batch's header, and random bits of all: read around the batch
-//!   0.index   random bits: read from the offsets around the entry, and from others
-//!   the rest  every bit, or random ones: opened anew, and read as a whole
+//!   0.log        every bit of every batch's header, and random bits of all: read around the batch
+//!   0.index      random bits: read from the offsets around the entry, and from others
+//!   0.timeindex  random bits: opened anew, read as a whole, and asked for times
+//!   the rest     every bit, or random ones: opened anew, and read as a whole
 //! ```
 //!
 //! Always true here: one bit is turned at a time, and turned back; what a reader must see is what it
 //! saw before; an answer that leads nowhere, so that a consumer would ask for ever, counts as wrong.
+//! `verify` is held to every bit but those of [`idle`], which mean nothing to anybody.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,14 +18,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::executor::block_on;
 use thalweg_core::Error;
 use thalweg_core::batch::batches;
-use thalweg_core::client::log::Isolation;
+use thalweg_core::client::log::{Isolation, Log, OffsetSpec};
 use thalweg_core::disk::sim::{Rng, SimDisk};
 use thalweg_core::engine::Engine;
 use thalweg_core::ids::Offset;
+use thalweg_core::verify::{Severity, verify};
 
-use crate::image::{self, Ending, FOLDER, Image, Seen};
+use crate::image::{self, DIR, Ending, FOLDER, Image, Seen};
 
 /// What is turned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +43,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Every header bit and 10,000 random bits of each file, of a segment of 4 MiB.
+    /// Every header bit and 10,000 random bits of each file, of a segment of 4 MiB: a quarter of an hour
+    /// of two cores.
     pub const FULL: Self =
         Self { segment_bytes: 4 << 20, bits: 10_000, header_bits_one_in: 1, seed: 1 };
     /// Some of them, of a segment of 128 KiB.
@@ -59,33 +65,71 @@ pub struct Tally {
     pub told: BTreeMap<String, usize>,
     /// Other records were read, or fewer without a word.
     pub wrong: Vec<String>,
+    /// Bits that mean something, of which `verify` said nothing.
+    pub unnamed: Vec<String>,
+    /// Bits that mean nothing.
+    pub idle: usize,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, bits, right, told, wrong } = self;
-        write!(f, "{file:<28} {bits:>7} bits: {right} right, {} wrong, told", wrong.len())?;
-        told.iter().try_for_each(|(kind, count)| write!(f, " {count} {kind}"))
+        let Self { file, bits, right, told, wrong, unnamed, idle } = self;
+        write!(f, "{file:<34} {bits:>7} bits: {right} read right, {} wrong, told", wrong.len())?;
+        told.iter().try_for_each(|(kind, count)| write!(f, " {count} {kind}"))?;
+        let named = bits - idle - unnamed.len();
+        write!(f, "; verify named {named}, not {}, {idle} mean nothing", unnamed.len())
     }
 }
 
-/// Turns bits of every file of a partition.
-pub fn run(options: &Options) -> Vec<Tally> {
-    let image = match options.segment_bytes {
-        bytes if bytes == Options::FULL.segment_bytes => Image::large(),
-        bytes => &Image::of_bytes(bytes),
-    };
+/// Turns bits of every file of a partition; `told` hears of each file when it is done.
+pub fn run(options: &Options, told: &mut dyn FnMut(&Tally)) -> Vec<Tally> {
+    let image = &Image::of_bytes(options.segment_bytes);
     let mut rng = Rng::new(options.seed);
-    let mut all = vec![log(image, options, &mut rng), index(image, options, &mut rng)];
+    let mut all = Vec::new();
+    let mut done = |tally: Tally| {
+        told(&tally);
+        all.push(tally);
+    };
+    done(log(image, options, &mut rng));
+    done(index(image, options, &mut rng));
     for (name, bytes) in image.partition() {
         // The last segment is read at open, and its index built then.
         let sealed = name.starts_with(&format!("{:020}.", 0));
         let by_itself = name.ends_with(".log") || name.ends_with(".index");
         if !by_itself && (sealed || !name.ends_with(".txnindex")) {
-            all.push(anew(image, name, &random_bits(bytes.len(), options.bits, &mut rng)));
+            done(anew(image, name, &random_bits(bytes.len(), options.bits, &mut rng)));
         }
     }
     all
+}
+
+/// Whether a bit of a file means nothing: what stands there is the same, or nobody reads it any more.
+fn idle(image: &Image, name: &str, (byte, _): Bit) -> bool {
+    match name {
+        // Behind the fields of each slot.
+        "flushed-offset" => byte % 512 >= 60,
+        // The last digit of an id has two bits of six, and each digit eight in the file.
+        "partition.metadata" => byte + 1 == image.file(name).map_or(0, <[u8]>::len) as u64,
+        // Of recovery points that were passed.
+        _ => match name.split_once('.') {
+            Some((at, "snapshot" | "sidecar")) => {
+                let at: Offset = at.parse().expect("files are named by offsets");
+                at != image.end && image.file(&format!("{at:020}.log")).is_none()
+            }
+            _ => false,
+        },
+    }
+}
+
+/// Whether `verify` names a file, and finds it as bad as it is.
+fn is_named(disk: &SimDisk, name: &str) -> bool {
+    let report = verify(disk, Path::new(DIR), &mut |_| {}).expect("it is a log");
+    let wanted = match name.ends_with(".log") {
+        true => Severity::Damaged,
+        false => Severity::Rebuildable,
+    };
+    let path = path_of(name);
+    report.findings.iter().any(|found| found.path == path && found.severity == wanted)
 }
 
 /// A bit: its byte, and its place in there.
@@ -128,22 +172,49 @@ impl<'a> Opened<'a> {
         let all = (Isolation::ReadUncommitted, &self.image.all);
         let committed = (Isolation::ReadCommitted, &self.image.committed);
         [all, committed].into_iter().try_for_each(|(isolation, wanted)| {
-            let (seen, ending) = image::read(&self.log, isolation, from, to);
-            judge(&seen, wanted_in(wanted, from, to), ending)
+            let (wanted, mut count) = (wanted_in(wanted, from, to), 0);
+            let mut other = None;
+            let ending = image::visit(&self.log, isolation, from, to, &mut |record| {
+                let next = wanted.get(count);
+                if !next.is_some_and(|next| next.is(record)) {
+                    other.get_or_insert_with(|| format!("{:?}, not {next:?}", Seen::of(record)));
+                }
+                count += 1;
+            });
+            judge(other, count, wanted.len(), ending)
                 .map_err(|verdict| verdict.with(&format!("{isolation:?} {from}..{to}")))
         })
     }
 
+    /// Asks for times all over the log.
+    fn ask_for_times(&self) -> Result<(), Verdict> {
+        let step = (self.image.all.len() / 16).max(1);
+        self.image.all.iter().step_by(step).try_for_each(|first| {
+            let which = OffsetSpec::AtOrAfter(first.timestamp);
+            let (at, isolation) = (image::at(), Isolation::ReadUncommitted);
+            let found = self.log.list_offset(&at, which, isolation);
+            match block_on(found).map_err(Verdict::Told)? {
+                Some(found) if found.offset == first.offset => Ok(()),
+                other => {
+                    let (time, offset) = (first.timestamp, first.offset);
+                    Err(Verdict::Wrong(format!("time {time}: {other:?}, not {offset}")))
+                }
+            }
+        })
+    }
+
+    /// Turns a bit, looks, asks `verify`, and turns it back.
     fn with_flip(
         &self,
-        path: &Path,
+        name: &str,
         (byte, bit): Bit,
         look: impl FnOnce() -> Result<(), Verdict>,
-    ) -> Result<(), Verdict> {
-        self.disk.flip_bit(path, byte, bit).expect("the byte is there");
-        let verdict = look();
-        self.disk.flip_bit(path, byte, bit).expect("the byte is there");
-        verdict
+    ) -> (Result<(), Verdict>, bool) {
+        let path = path_of(name);
+        self.disk.flip_bit(&path, byte, bit).expect("the byte is there");
+        let answer = (look(), is_named(&self.disk, name));
+        self.disk.flip_bit(&path, byte, bit).expect("the byte is there");
+        answer
     }
 }
 
@@ -166,22 +237,17 @@ fn wanted_in(all: &[Seen], from: Offset, to: Offset) -> &[Seen] {
     &all[begin..all.partition_point(|one| one.offset < to)]
 }
 
-fn judge(seen: &[Seen], wanted: &[Seen], ending: Ending) -> Result<(), Verdict> {
-    if !wanted.starts_with(seen) {
-        let other = seen.iter().zip(wanted).position(|(seen, wanted)| seen != wanted);
-        let what = match other {
-            Some(n) => format!("{:?} where {:?} was written", seen[n], wanted[n]),
-            None => format!("{} records where {} were written", seen.len(), wanted.len()),
-        };
-        return Err(Verdict::Wrong(what));
-    }
-    match ending {
-        Ending::Told(e) => Err(Verdict::Told(e)),
-        Ending::Stuck(at) => Err(Verdict::Wrong(format!("the answer at {at} leads nowhere"))),
-        Ending::End if seen.len() < wanted.len() => {
-            Err(Verdict::Wrong(format!("{} of {} records, and no word", seen.len(), wanted.len())))
+fn judge(other: Option<String>, seen: usize, wanted: usize, ending: Ending) -> Result<(), Verdict> {
+    match (other, ending) {
+        (Some(other), _) => Err(Verdict::Wrong(other)),
+        (None, Ending::Told(e)) => Err(Verdict::Told(e)),
+        (None, Ending::Stuck(at)) => {
+            Err(Verdict::Wrong(format!("the answer at {at} leads nowhere")))
         }
-        Ending::End => Ok(()),
+        (None, Ending::End) if seen < wanted => {
+            Err(Verdict::Wrong(format!("{seen} of {wanted} records, and no word")))
+        }
+        (None, Ending::End) => Ok(()),
     }
 }
 
@@ -190,8 +256,14 @@ impl Tally {
         Self { file: file.to_owned(), ..Self::default() }
     }
 
-    fn add(&mut self, (byte, bit): Bit, verdict: Result<(), Verdict>) {
+    fn add(&mut self, image: &Image, at: Bit, (verdict, named): (Result<(), Verdict>, bool)) {
+        let (byte, bit) = at;
         self.bits += 1;
+        if idle(image, &self.file, at) {
+            self.idle += 1;
+        } else if !named {
+            self.unnamed.push(format!("byte {byte} bit {bit}"));
+        }
         match verdict {
             Ok(()) => self.right += 1,
             Err(Verdict::Told(e)) => {
@@ -212,6 +284,8 @@ impl Tally {
             *self.told.entry(kind).or_insert(0) += count;
         }
         self.wrong.extend(other.wrong);
+        self.unnamed.extend(other.unnamed);
+        self.idle += other.idle;
     }
 }
 
@@ -250,7 +324,6 @@ fn log(image: &Image, options: &Options, rng: &mut Rng) -> Tally {
             }
         }
     }
-    let path = path_of(LOG);
     in_parts(LOG, &bits, |bits| {
         let opened = Opened::new(image);
         let mut tally = Tally::of(LOG);
@@ -258,13 +331,13 @@ fn log(image: &Image, options: &Options, rng: &mut Rng) -> Tally {
             let hit = places.partition_point(|place| place.position as u64 <= bit.0) - 1;
             let before = places[hit.saturating_sub(1)];
             let after = places[(hit + 1).min(places.len() - 1)];
-            let verdict = opened.with_flip(&path, bit, || {
+            let verdict = opened.with_flip(LOG, bit, || {
                 opened.read(before.base, after.end)?;
                 opened.read(places[hit].base, after.end)?;
                 opened.read(places[hit].end - 1, after.end)?;
                 opened.read(after.base, after.end)
             });
-            tally.add(bit, verdict);
+            tally.add(image, bit, verdict);
         }
         tally
     })
@@ -275,7 +348,6 @@ fn index(image: &Image, options: &Options, rng: &mut Rng) -> Tally {
     let bits = random_bits(bytes.len(), options.bits, rng);
     let places = places(image);
     let seed = rng.number();
-    let path = path_of(INDEX);
     in_parts(INDEX, &bits, |bits| {
         let opened = Opened::new(image);
         let mut rng = Rng::new(seed);
@@ -286,10 +358,10 @@ fn index(image: &Image, options: &Options, rng: &mut Rng) -> Tally {
             let near = places.partition_point(|place| place.base <= named);
             let near = near.saturating_sub(2)..(near + 2).min(places.len());
             let others = [(); 4].map(|()| rng.below(places.len() as u64) as usize);
-            let verdict = opened.with_flip(&path, bit, || {
+            let verdict = opened.with_flip(INDEX, bit, || {
                 near.chain(others).try_for_each(|n| opened.read(places[n].base, places[n].end))
             });
-            tally.add(bit, verdict);
+            tally.add(image, bit, verdict);
         }
         tally
     })
@@ -303,11 +375,18 @@ fn anew(image: &Image, name: &str, bits: &[Bit]) -> Tally {
         for &bit in bits {
             let disk = image.lay(|_| true);
             disk.flip_bit(&path, bit.0, bit.1).expect("the byte is there");
+            let named = is_named(&disk, name);
             let verdict = match image::open(&disk) {
                 Err(e) => Err(Verdict::Told(e)),
-                Ok(log) => Opened { image, disk, log }.read(0, Offset::MAX),
+                Ok(log) => {
+                    let opened = Opened { image, disk, log };
+                    opened.read(0, Offset::MAX).and_then(|()| match name.ends_with(".timeindex") {
+                        true => opened.ask_for_times(),
+                        false => Ok(()),
+                    })
+                }
             };
-            tally.add(bit, verdict);
+            tally.add(image, bit, (verdict, named));
         }
         tally
     })
@@ -315,7 +394,7 @@ fn anew(image: &Image, name: &str, bits: &[Bit]) -> Tally {
 
 /// Shares bits out among threads; the tallies are joined in the order of the bits.
 fn in_parts(name: &str, bits: &[Bit], look: impl Fn(&[Bit]) -> Tally + Sync) -> Tally {
-    let parts: Vec<&[Bit]> = bits.chunks(4096).collect();
+    let parts: Vec<&[Bit]> = bits.chunks(512).collect();
     let next = AtomicUsize::new(0);
     let done: Mutex<BTreeMap<usize, Tally>> = Mutex::new(BTreeMap::new());
     let held = "nothing panics while it is held";

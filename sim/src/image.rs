@@ -17,10 +17,11 @@ use thalweg_core::client::log::{
 use thalweg_core::config::{Compression, LogConfig};
 use thalweg_core::disk::sim::SimDisk;
 use thalweg_core::disk::{Disk, DiskFile, Open, read_file, write_all_at};
-use thalweg_core::engine::Engine;
 use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
+use thalweg_core::engine::{Engine, open_simulated};
 use thalweg_core::ids::{Offset, ProducerIdentity, TopicPartition};
+use thalweg_core::record::RecordRef;
 use thalweg_core::{Error, Result};
 
 /// Where the log lies.
@@ -47,13 +48,15 @@ pub(crate) struct Image {
     pub(crate) all: Vec<Seen>,
     /// What readers of committed records see.
     pub(crate) committed: Vec<Seen>,
+    /// Where the log ends.
+    pub(crate) end: Offset,
 }
 
 /// A record as a reader saw it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Seen {
     pub(crate) offset: Offset,
-    timestamp: i64,
+    pub(crate) timestamp: i64,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
     headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -78,15 +81,11 @@ impl Image {
             .get_or_init(|| Self::make(left, &Content { segment_bytes: 700, bytes: 2500, fold: 1 }))
     }
 
-    /// A segment of about 4 MiB with its side files, and a small one behind it.
-    pub(crate) fn large() -> &'static Self {
-        static IMAGE: OnceLock<Image> = OnceLock::new();
-        IMAGE.get_or_init(|| Self::of_bytes(4 << 20))
-    }
-
-    /// As [`Image::large`] with a segment of so many bytes.
+    /// A segment of so many bytes with its side files, about 500 batches large and small, and another
+    /// segment behind it.
     pub(crate) fn of_bytes(bytes: u32) -> Self {
-        let content = Content { segment_bytes: bytes, bytes: u64::from(bytes) + 4096, fold: 20 };
+        let fold = (bytes / 7000) as usize;
+        let content = Content { segment_bytes: bytes, bytes: u64::from(bytes) + 4096, fold };
         Self::make(Left::Clean, &content)
     }
 
@@ -111,9 +110,10 @@ impl Image {
                 }
             }
         }
-        let mut image = Self { files, folders, all: Vec::new(), committed: Vec::new() };
+        let mut image = Self { files, folders, all: Vec::new(), committed: Vec::new(), end: 0 };
         let disk = image.lay(|_| true);
         let log = open(&disk).expect("what was written opens");
+        image.end = block_on(log.offsets(&at())).expect("the partition is there").end;
         for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
             let (seen, ending) = read(&log, isolation, 0, Offset::MAX);
             assert!(matches!(ending, Ending::End), "what was written is read: {ending:?}");
@@ -169,7 +169,7 @@ pub(crate) fn put(disk: &SimDisk, path: &Path, bytes: &[u8]) {
 pub(crate) fn open(disk: &SimDisk) -> Result<Arc<Engine<SimDisk>>> {
     let config = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
     let (clock, entropy) = (Clock::fixed(NOW), Entropy::seeded(5));
-    block_on(Engine::open(disk.clone(), DIR, config, Runtime::Inline, clock, entropy)).map(Arc::new)
+    open_simulated(disk, Path::new(DIR), config, Runtime::Inline, clock, entropy)
 }
 
 /// The partition that is looked at.
@@ -186,6 +186,18 @@ pub(crate) fn read(
     to: Offset,
 ) -> (Vec<Seen>, Ending) {
     let mut seen = Vec::new();
+    let ending = visit(log, isolation, from, to, &mut |record| seen.push(Seen::of(record)));
+    (seen, ending)
+}
+
+/// As [`read`], and shows each record instead of keeping it.
+pub(crate) fn visit(
+    log: &Engine<SimDisk>,
+    isolation: Isolation,
+    from: Offset,
+    to: Offset,
+    show: &mut dyn FnMut(&RecordRef<'_>),
+) -> Ending {
     let mut scratch = Scratch::default();
     let mut offset = from;
     let options = FetchOptions { isolation, max_wait: Duration::ZERO, max_bytes: 0 };
@@ -204,7 +216,7 @@ pub(crate) fn read(
                 for record in records.starting_at(offset) {
                     let record = record.map_err(Error::from)?;
                     if record.offset < to {
-                        seen.push(Seen::of(&record));
+                        show(&record);
                     }
                 }
             }
@@ -212,20 +224,20 @@ pub(crate) fn read(
             Ok((more || fetched.next_offset > offset).then_some(fetched.next_offset))
         };
         match look() {
-            Err(e) => return (seen, Ending::Told(e)),
+            Err(e) => return Ending::Told(e),
             Ok(None) => break,
-            Ok(Some(next)) if next <= offset => return (seen, Ending::Stuck(offset)),
+            Ok(Some(next)) if next <= offset => return Ending::Stuck(offset),
             Ok(Some(next)) => offset = next,
         }
     }
-    (seen, Ending::End)
+    Ending::End
 }
 
 /// Bytes of one fetch: some batches of the small image, many of the large one.
 const FETCH_BYTES: usize = 16 << 10;
 
 impl Seen {
-    fn of(record: &thalweg_core::record::RecordRef<'_>) -> Self {
+    pub(crate) fn of(record: &RecordRef<'_>) -> Self {
         let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
         Self {
             offset: record.offset,
@@ -234,6 +246,18 @@ impl Seen {
             value: owned(record.value),
             headers: record.headers.iter().map(|(k, v)| (k.to_vec(), owned(v))).collect(),
         }
+    }
+
+    /// Whether this is the record.
+    pub(crate) fn is(&self, record: &RecordRef<'_>) -> bool {
+        let mut headers = self.headers.iter();
+        (self.offset, self.timestamp) == (record.offset, record.timestamp)
+            && self.key.as_deref() == record.key
+            && self.value.as_deref() == record.value
+            && record.headers.iter().all(|(key, value)| {
+                headers.next().is_some_and(|(k, v)| k == key && v.as_deref() == value)
+            })
+            && headers.next().is_none()
     }
 }
 

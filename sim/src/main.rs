@@ -68,7 +68,7 @@ fn mutants(options: &[&str]) -> Result<bool, String> {
     thalweg_sim::mutants::run(&dir, &only, &mut |text| say(text))
 }
 
-/// Whether every record was right, or an error told.
+/// Whether every record was right or an error told, and `verify` named what was turned.
 fn turn_bits(options: &[&str]) -> Result<bool, String> {
     let mut wanted = flips::Options::FULL;
     let mut rest = options.iter();
@@ -81,12 +81,12 @@ fn turn_bits(options: &[&str]) -> Result<bool, String> {
             _ => return Err(format!("{option} is not known")),
         }
     }
-    let all = flips::run(&wanted);
-    for tally in &all {
+    let all = flips::run(&wanted, &mut |tally| {
         say(&tally.to_string());
         tally.wrong.iter().take(5).for_each(|wrong| say(&format!("  {wrong}")));
-    }
-    Ok(all.iter().all(|tally| tally.wrong.is_empty()))
+        tally.unnamed.iter().take(5).for_each(|bit| say(&format!("  {bit}: verify is silent")));
+    });
+    Ok(all.iter().all(|tally| tally.wrong.is_empty() && tally.unnamed.is_empty()))
 }
 
 fn number(option: &str, value: Option<&&str>) -> Result<u64, String> {
