@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 use futures::task::Poll;
-use thalweg_core::batch::{BatchBuilder, HEADER_LEN, size_of_record};
+use thalweg_core::batch::{BatchBuilder, HEADER_LEN, Sealed, size_of_record};
 use thalweg_core::client::log::{Ack, TimestampType, TopicConfig, TopicInfo};
 use thalweg_core::client::partitioner::partition_of;
 use thalweg_core::client::transaction::{ProducerConfig, Slot, TransactionalProducer};
@@ -190,12 +190,21 @@ pub(crate) struct Plain {
     log: Arc<dyn Log>,
     lanes: Vec<Lane>,
     batch_bytes: usize,
-    /// Full batches with their lanes and numbers of records, in order.
-    full: VecDeque<(usize, Bytes, u64)>,
+    /// In order.
+    full: VecDeque<Full>,
     /// The lane of records without a key, until its batch is full.
     sticky: usize,
-    in_flight: FuturesOrdered<BoxFuture<'static, Result<u64>>>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Result<Full>>>,
+    /// The memory of batches that are stored, for the next ones.
+    spare: Vec<Bytes>,
     stored: u64,
+}
+
+/// A batch to be appended.
+struct Full {
+    lane: usize,
+    batch: Sealed,
+    records: u64,
 }
 
 impl Plain {
@@ -213,6 +222,7 @@ impl Plain {
             full: VecDeque::new(),
             sticky: 0,
             in_flight: FuturesOrdered::new(),
+            spare: Vec::new(),
             stored: 0,
         }
     }
@@ -239,8 +249,11 @@ impl Plain {
     fn seal(&mut self, lane: usize) -> Result<()> {
         let builder = &mut self.lanes[lane].builder;
         let records = builder.count() as u64;
-        let bytes = builder.finish(ProducerIdentity::NONE, -1, false)?;
-        self.full.push_back((lane, bytes, records));
+        let batch = builder.seal(ProducerIdentity::NONE, -1, false)?;
+        if let Some(spare) = self.spare.pop() {
+            builder.reuse(spare);
+        }
+        self.full.push_back(Full { lane, batch, records });
         if lane == self.sticky {
             self.sticky = (lane + 1) % self.lanes.len();
         }
@@ -253,15 +266,15 @@ impl Plain {
             while self.in_flight.len() >= IN_FLIGHT {
                 self.answered().await?;
             }
-            let Some((lane, bytes, records)) = self.full.pop_front() else { break };
-            let (log, at) = (Arc::clone(&self.log), self.lanes[lane].at.clone());
-            let mut append: BoxFuture<'static, Result<u64>> =
-                Box::pin(
-                    async move { log.append(&at, bytes, None, Ack::Level).await.map(|_| records) },
-                );
+            let Some(full) = self.full.pop_front() else { break };
+            let (log, at) = (Arc::clone(&self.log), self.lanes[full.lane].at.clone());
+            let mut append: BoxFuture<'static, Result<Full>> = Box::pin(async move {
+                log.append_sealed(&at, &full.batch, None, Ack::Level).await?;
+                Ok(full)
+            });
             // Begun here, so that batches are written in this order; waited for later.
             match futures::poll!(append.as_mut()) {
-                Poll::Ready(stored) => self.stored += stored?,
+                Poll::Ready(stored) => self.take(stored?),
                 Poll::Pending => self.in_flight.push_back(append),
             }
         }
@@ -270,9 +283,15 @@ impl Plain {
 
     async fn answered(&mut self) -> Result<()> {
         if let Some(stored) = self.in_flight.next().await {
-            self.stored += stored?;
+            self.take(stored?);
         }
         Ok(())
+    }
+
+    /// Counts a batch that is stored.
+    fn take(&mut self, stored: Full) {
+        self.stored += stored.records;
+        self.spare.push(stored.batch.into_bytes());
     }
 
     async fn flush(&mut self) -> Result<()> {
