@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{at, config};
-use thalweg_core::batch::BatchBuilder;
+use thalweg_core::batch::{BatchBuilder, batches};
 use thalweg_core::client::consumer::{Consumer, ConsumerConfig};
 use thalweg_core::client::log::*;
 use thalweg_core::client::producer::Producer;
@@ -62,10 +62,16 @@ async fn values(log: Arc<dyn Log>, at: &[TopicPartition]) -> Result<Vec<Vec<Stri
     }
 }
 
+/// Some of a row, then some without.
+fn has_key(n: usize) -> bool {
+    n % 20 < 9
+}
+
 fn numbered(range: std::ops::Range<usize>) -> Vec<Record> {
-    let record = |n: usize| match n % 3 {
-        0 => Record::value(format!("{n}")),
-        _ => Record::value(format!("{n}")).key(format!("key {}", n % 7)).header("h", "x"),
+    let record = |n: usize| match (has_key(n), n % 5) {
+        (true, _) => Record::value(format!("{n}")).key(format!("key {}", n % 7)).header("h", "x"),
+        (false, 0) => Record::value(format!("{n}")).header("h", "x"),
+        (false, _) => Record::value(format!("{n}")),
     };
     range.map(record).collect()
 }
@@ -110,7 +116,7 @@ fn records_sent_together_arrive_once_and_in_order() {
             for partition in &found {
                 let mut last: BTreeMap<usize, usize> = BTreeMap::new();
                 for n in partition.iter().map(|n| n.parse::<usize>().expect("a number")) {
-                    if n % 3 != 0 {
+                    if has_key(n) {
                         assert!(last.insert(n % 7, n).is_none_or(|l| l < n), "key {}", n % 7);
                     }
                 }
@@ -118,6 +124,50 @@ fn records_sent_together_arrive_once_and_in_order() {
             log.close()
         });
     }
+}
+
+/// A batch that has room leaves when its first record has waited for the linger; before that, only when
+/// it is full. The linger of an earlier batch is none of its business: a busy producer's batches would
+/// leave half full, and by another thread.
+#[test]
+fn a_batch_waits_for_its_own_linger() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+    let outcome: Result<()> = runtime.block_on(async {
+        let disk = SimDisk::new(1);
+        let log = open(&disk, Level::Os)?;
+        create(&*log, "t", 1).await?;
+        let wait = |ms| tokio::time::sleep(Duration::from_millis(ms));
+        let end = async || Ok::<_, Error>(log.offsets(&partitions("t", 1)[0]).await?.end);
+        let linger = Duration::from_millis(20);
+        let settings = ProducerConfig { batch_bytes: 200, linger, ..ProducerConfig::default() };
+        let producer = Producer::open(log.clone(), settings).await?;
+        drop(producer.send("t", Record::value("alone")).await?);
+        wait(9).await;
+        assert_eq!(end().await?, 0, "it waits for company");
+        wait(12).await;
+        assert_eq!(end().await?, 1, "for so long");
+        for _ in 0..300 {
+            drop(producer.send("t", Record::value("x".repeat(30))).await?);
+            wait(1).await;
+        }
+        producer.flush().await?;
+        let options = FetchOptions {
+            isolation: Isolation::ReadUncommitted,
+            max_wait: Duration::ZERO,
+            max_bytes: 0,
+        };
+        let ask = FetchFrom { at: partitions("t", 1).remove(0), offset: 1, max_bytes: 1 << 20 };
+        let fetched = log.fetch(&[ask], options).await?.remove(0);
+        let mut counts: Vec<i32> = batches(&fetched.batches)
+            .map(|batch| batch.expect("as it was written").header.record_count)
+            .collect();
+        assert_eq!(counts.iter().sum::<i32>(), 300);
+        counts.pop();
+        assert!(counts.iter().all(|count| *count == counts[0]), "all are full: {counts:?}");
+        log.close()
+    });
+    outcome.expect("no error");
 }
 
 /// Memory for less than one batch: what is open must leave, or everybody would wait for a linger that

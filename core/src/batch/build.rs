@@ -138,6 +138,26 @@ impl BatchBuilder {
         self.push_parts(limit, timestamp, key, value, headers)
     }
 
+    /// Adds records from the front of `records` that are values and nothing else, as long as the batch,
+    /// which has some already, stays below `upto` bytes with another one like them. Returns how many.
+    #[inline]
+    pub(crate) fn push_values(&mut self, now: Timestamp, records: &[Record], upto: usize) -> usize {
+        for (count, record) in records.iter().enumerate() {
+            let value = record.value.as_deref();
+            let bare = record.key.is_none() && record.headers.is_empty();
+            let size = value.map_or(0, <[u8]>::len).saturating_add(RECORD_OVERHEAD_MAX);
+            if !bare || size.saturating_mul(2) > upto.saturating_sub(self.bytes()) {
+                return count;
+            }
+            let timestamp = record.timestamp.unwrap_or(now);
+            let none = std::iter::empty();
+            if self.push_parts(BATCH_LEN_MAX, timestamp, None, value, none).is_err() {
+                return count;
+            }
+        }
+        records.len()
+    }
+
     #[inline]
     fn push_parts<'h>(
         &mut self,

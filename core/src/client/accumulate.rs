@@ -154,6 +154,25 @@ impl Accumulator {
         Ok(has_room)
     }
 
+    /// Adds records from the front of `records` to the slot's open batch, which has some, as long as none
+    /// of them has a key or headers, fills the batch, or takes more than is left of `room`: what
+    /// [`Accumulator::push_record`] of each would do, at less cost. Returns how many.
+    #[inline]
+    pub(crate) fn push_values(
+        &mut self,
+        slot: Slot,
+        now: Timestamp,
+        records: &[Record],
+        room: usize,
+    ) -> usize {
+        let Open { builder, limit, .. } = &mut self.slots[slot.0];
+        let before = builder.bytes();
+        let upto = before.saturating_add(room).min(*limit);
+        let pushed = builder.push_values(now, records, upto);
+        self.bytes += builder.bytes() - before;
+        pushed
+    }
+
     /// The bytes of the slot's open batch, which is about to get a record.
     #[inline]
     fn begin(&mut self, slot: Slot) -> usize {

@@ -73,18 +73,27 @@ struct State {
     by_name: HashMap<Arc<str>, usize, foldhash::fast::FixedState>,
     /// The topic of the last record: mostly that of the next one too.
     last_topic: usize,
-    /// The receipt of each slot's open batch.
-    open: Vec<Arc<Receipt>>,
+    /// Of each slot's open batch.
+    open: Vec<OpenBatch>,
     /// The receipts of the batches in the ready queue, in its order.
     ready: VecDeque<Arc<Receipt>>,
     /// Batches sealed and not answered, and the bytes of those that left the ready queue.
     unanswered: usize,
     under_way_bytes: usize,
+    /// Whether somebody looks twice in a linger, and how often that was done so far.
     linger_armed: bool,
+    turn: u64,
     /// One drain at a time, so that batches leave in order: set by whoever begins it, cleared under
     /// the same lock under which it found nothing left.
     draining: bool,
     failed: Option<Arc<Error>>,
+}
+
+/// Whom a batch answers that still takes records, and in which turn it got its first one.
+#[derive(Default)]
+struct OpenBatch {
+    receipt: Arc<Receipt>,
+    turn: u64,
 }
 
 /// A whole batch on its way to the log.
@@ -107,6 +116,13 @@ struct Topic {
     slots: Vec<Slot>,
     /// Where records without a key go until that partition's batch is full.
     sticky: usize,
+}
+
+/// Adds a batch's receipt, once.
+fn note(receipts: &mut Vec<Arc<Receipt>>, open: &Arc<Receipt>) {
+    if !receipts.iter().rev().any(|noted| Arc::ptr_eq(noted, open)) {
+        receipts.push(Arc::clone(open));
+    }
 }
 
 /// What became of a batch.
@@ -203,6 +219,7 @@ impl Producer {
             unanswered: 0,
             under_way_bytes: 0,
             linger_armed: false,
+            turn: 0,
             draining: false,
             failed: None,
         };
@@ -373,21 +390,27 @@ impl Producer {
         }
     }
 
+    /// Sends batches whose first record has waited for half a linger, twice in a linger, until none is
+    /// open. Batches that fill up before that are the sender's, who appends them where they are made.
     #[cold]
     fn linger_later(&self) {
         // Keeps the producer alive until then, so that records are sent that nobody waits for.
         let producer = self.clone();
+        let half = self.shared.config.linger / 2;
         let linger = async move {
-            let due = {
-                let mut state = producer.shared.state.lock();
-                state.linger_armed = false;
-                // What cannot be sealed stays open, and its next record says why.
-                let _ = state.seal_all(&producer.shared);
-                state.due_drain()
-            };
-            producer.arrange(due);
+            loop {
+                let shared = &producer.shared;
+                let due = shared.state.lock().linger(shared);
+                if due.drain {
+                    producer.drain_now();
+                }
+                if !due.linger {
+                    return;
+                }
+                shared.log.sleep(half).await;
+            }
         };
-        self.shared.log.run_later(self.shared.config.linger, Box::pin(linger));
+        self.shared.log.run_later(half, Box::pin(linger));
     }
 }
 
@@ -430,7 +453,14 @@ impl State {
 
     #[inline]
     fn has_room(&self, shared: &Shared) -> bool {
-        self.accumulator.buffered_bytes() + self.under_way_bytes < shared.config.buffer_bytes
+        self.room(shared) > 0
+    }
+
+    /// Bytes that may wait beside those that do.
+    #[inline]
+    fn room(&self, shared: &Shared) -> usize {
+        let waiting = self.accumulator.buffered_bytes() + self.under_way_bytes;
+        shared.config.buffer_bytes.saturating_sub(waiting)
     }
 
     /// Encodes a record into its batch.
@@ -461,12 +491,20 @@ impl State {
             && !due.drain
             && self.has_room(shared)
         {
-            self.encode(shared, topic, now, record, due, |open, _| {
-                if !receipts.iter().rev().any(|r| Arc::ptr_eq(r, open)) {
-                    receipts.push(Arc::clone(open));
-                }
-            })?;
+            self.encode(shared, topic, now, record, due, |open, _| note(receipts, open))?;
             *rest = after;
+            if record.key.is_none() {
+                // Those behind it without a key go where it went, until that batch is full.
+                let slot = self.slot_of(topic, record);
+                if self.accumulator.open_records(slot) > 0 {
+                    let room = self.room(shared);
+                    let count = self.accumulator.push_values(slot, now, after, room);
+                    if count > 0 {
+                        note(receipts, &self.open[slot.0].receipt);
+                        *rest = &after[count..];
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -502,12 +540,12 @@ impl State {
             self.accumulator.seal(shared.identity, slot)?;
             self.filled(shared, topic, slot, record, due);
         };
-        let noted = note(&self.open[slot.0], index);
+        let noted = note(&self.open[slot.0].receipt, index);
         match self.accumulator.open_records(slot) {
             0 => self.filled(shared, topic, slot, record, due),
-            1 if !self.linger_armed => {
-                self.linger_armed = true;
-                due.linger = true;
+            1 => {
+                self.open[slot.0].turn = self.turn;
+                due.linger = due.linger || !std::mem::replace(&mut self.linger_armed, true);
             }
             _ => {}
         }
@@ -538,7 +576,7 @@ impl State {
 
     /// The slot's open batch is in the ready queue now.
     fn sealed(&mut self, slot: Slot) {
-        let receipt = std::mem::take(&mut self.open[slot.0]);
+        let receipt = std::mem::take(&mut self.open[slot.0].receipt);
         self.ready.push_back(receipt);
         self.unanswered += 1;
     }
@@ -553,6 +591,27 @@ impl State {
         }
         shared.sealed.notify_waiters();
         Ok(())
+    }
+
+    /// A turn of the linger: seals what has waited, and is due again while something is open.
+    fn linger(&mut self, shared: &Shared) -> Due {
+        self.turn += 1;
+        // A batch of the turn before may have been begun a moment ago.
+        let waited = if shared.config.linger.is_zero() { 0 } else { 2 };
+        self.linger_armed = false;
+        for slot in (0..self.open.len()).map(Slot) {
+            if self.accumulator.open_records(slot) == 0 {
+                continue;
+            }
+            if self.open[slot.0].turn + waited > self.turn {
+                self.linger_armed = true;
+            } else if self.accumulator.seal(shared.identity, slot).is_ok() {
+                self.sealed(slot);
+            }
+            // What cannot be sealed stays open, and its next record says why.
+        }
+        shared.sealed.notify_waiters();
+        Due { linger: self.linger_armed, ..self.due_drain() }
     }
 
     /// A drain, when there is something for it to do and none is under way.
@@ -690,7 +749,7 @@ impl Drop for Shared {
             let gone = Arc::new(Error::Stopped {
                 why: "the producer was dropped before it sent this".to_owned(),
             });
-            for receipt in left.open.iter().chain(&left.ready) {
+            for receipt in left.open.iter().map(|open| &open.receipt).chain(&left.ready) {
                 receipt.answer(Err(Arc::clone(&gone)));
             }
         }
