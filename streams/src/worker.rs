@@ -112,6 +112,8 @@ pub struct Worker {
     /// The checkpoint under way, on another thread.
     saving: Option<Saving>,
     sticky: u32,
+    /// What came while it waited: the next step's.
+    waited_for: Option<Vec<Fetched>>,
 }
 
 struct Saving {
@@ -182,6 +184,7 @@ impl Worker {
             checkpoints,
             saving: None,
             sticky: 0,
+            waited_for: None,
         }
     }
 
@@ -207,8 +210,10 @@ impl Worker {
 
     async fn try_step(&mut self) -> Result<Step> {
         self.finish_checkpoint(false)?;
-        let from = self.wanted();
-        let fetched = self.log.fetch(&from, self.fetch_options(Duration::ZERO)).await?;
+        let fetched = match self.waited_for.take() {
+            Some(fetched) => fetched,
+            None => self.log.fetch(&self.wanted(), self.fetch_options(Duration::ZERO)).await?,
+        };
         let mut worked = false;
         for (index, one) in fetched.iter().enumerate() {
             worked |= self.process(index, one).await?;
@@ -225,12 +230,16 @@ impl Worker {
         Ok(if worked { Step::Worked } else { Step::Idle })
     }
 
-    /// Waits for records, at most `max_wait`.
+    /// Waits for records, at most `max_wait`. The next step takes those that came, so that nothing is
+    /// read twice.
     ///
     /// # Errors
     /// Those of fetching.
-    pub async fn wait(&self, max_wait: Duration) -> Result<()> {
-        self.log.fetch(&self.wanted(), self.fetch_options(max_wait)).await?;
+    pub async fn wait(&mut self, max_wait: Duration) -> Result<()> {
+        let fetched = self.log.fetch(&self.wanted(), self.fetch_options(max_wait)).await?;
+        // Of an empty one the offsets may be older than the step that follows.
+        let any = fetched.iter().any(|one| !one.batches.is_empty());
+        self.waited_for = any.then_some(fetched);
         Ok(())
     }
 
@@ -393,6 +402,8 @@ impl Worker {
             self.producer.abort().await?;
         }
         self.began = None;
+        // It followed positions that are taken back.
+        self.waited_for = None;
         for running in &mut self.tasks {
             running.ready.task.abort();
             running.touched = false;
