@@ -582,7 +582,7 @@ impl<D: Disk> PartitionLog<D> {
 
     fn close_files(&mut self) -> Result<()> {
         let end = self.end();
-        if end > 0 || self.producers != Producers::default() {
+        if end > 0 || !self.producers.is_empty() {
             self.write_side_files(end)?;
         } else {
             self.write_first_side_files()?;

@@ -259,7 +259,7 @@ impl<D: Disk> Repair<D> {
     }
 
     /// A batch with what damaged metadata may have lost: topics whose folders are there, with default
-    /// settings, the log's id, and a counter of producer ids above every one that was seen.
+    /// settings, the log's id, and a counter of producer ids above every one that partitions remember.
     fn topics_of_folders(&self, dir: &Path, now: Timestamp) -> Result<Bytes> {
         let mut metadata = self.metadata(dir)?;
         let mut records = Vec::new();

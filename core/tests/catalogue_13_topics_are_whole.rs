@@ -381,3 +381,23 @@ fn a_log_that_lost_its_metadata_is_not_begun_anew() {
         }
     }
 }
+
+/// However long the log was open: a partition that nobody wrote to has what Kafka has beside an empty
+/// segment, and no snapshot of producers that there never were.
+#[test]
+fn a_partition_without_records_has_kafkas_files_after_a_clean_stop() {
+    let disk = SimDisk::new(1);
+    let clock = Clock::fixed(NOW);
+    let log = open_at(&disk, config(Level::Disk), clock.clone(), 1).expect("opens");
+    create(&*log, "t", 1, 400).expect("created");
+    for _ in 0..3 {
+        clock.advance(3_600_000);
+        now(log.tick()).expect("ticks");
+    }
+    log.close().expect("closes");
+    let found = names(&disk, &folder("t"), "");
+    for wanted in ["00000000000000000000.index", "00000000000000000000.timeindex"] {
+        assert!(found.iter().any(|name| name == wanted), "{found:?}");
+    }
+    assert!(!found.iter().any(|name| name.ends_with(".snapshot")), "{found:?}");
+}

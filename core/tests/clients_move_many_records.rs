@@ -137,7 +137,7 @@ fn a_batch_waits_for_its_own_linger() {
         let disk = SimDisk::new(1);
         let log = open(&disk, Level::Os)?;
         create(&*log, "t", 1).await?;
-        let wait = |ms| tokio::time::sleep(Duration::from_millis(ms));
+        let wait = |ms| log.sleep(Duration::from_millis(ms));
         let end = async || Ok::<_, Error>(log.offsets(&partitions("t", 1)[0]).await?.end);
         let linger = Duration::from_millis(20);
         let settings = ProducerConfig { batch_bytes: 200, linger, ..ProducerConfig::default() };

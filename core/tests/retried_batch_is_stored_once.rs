@@ -181,41 +181,44 @@ fn a_sequence_used_again_after_an_abort_is_a_new_batch() {
 #[test]
 fn a_producer_that_was_idle_for_a_day_is_forgotten() {
     use Answer::*;
-    const HOUR: i64 = 3_600_000;
+    const LOOK: i64 = 864_000;
     let disk = SimDisk::new(1);
     let clock = Clock::fixed(NOW);
-    let config = LogConfig { transaction_timeout_max: 9 * DAY, ..config(Level::Disk) };
+    let config = LogConfig { transaction_timeout_max: 24 * DAY, ..config(Level::Disk) };
     let log = open_at(&disk, config, clock.clone(), 1).expect("opens");
     create(&*log, "t", 1, 1 << 20).expect("created");
-    let open = now(log.init_producer(Some("tx"), 9 * DAY)).expect("an id");
+    let open = now(log.init_producer(Some("tx"), 24 * DAY)).expect("an id");
     append_in(&*log, "tx", open, &at("t"), 0, "open").expect("written");
-    let wait = |hours: i64| {
-        for _ in 0..hours {
-            clock.advance(HOUR);
+    // A hundred looks make a day.
+    let wait = |looks: i64| {
+        for _ in 0..looks {
+            clock.advance(LOOK);
             now(log.tick()).expect("ticks");
         }
     };
+    wait(1);
     assert_eq!(answer(&*log, (0, 0, 1)), At(1));
     // Not idle: it is counted from its last batch.
-    wait(23);
+    wait(95);
     assert_eq!(answer(&*log, (0, 1, 1)), At(2));
-    wait(23);
+    wait(95);
     assert_eq!(answer(&*log, (0, 1, 1)), Again(2));
-    // A clock that is set back begins to count anew, and forgets nobody.
-    clock.advance(-500 * HOUR);
-    now(log.tick()).expect("ticks");
-    clock.advance(23 * HOUR);
-    now(log.tick()).expect("ticks");
+    // A clock that is set, however far, forgets nobody.
+    for jump in [2000 * LOOK, -4000 * LOOK] {
+        clock.advance(jump);
+        now(log.tick()).expect("ticks");
+        now(log.tick()).expect("ticks");
+    }
     assert_eq!(answer(&*log, (0, 1, 1)), Again(2));
     assert_eq!(answer(&*log, (0, 7, 1)), OutOfOrder);
-    wait(2);
+    wait(10);
     assert_eq!(answer(&*log, (0, 7, 1)), At(3));
     assert_eq!(answer(&*log, (0, 1, 1)), OutOfOrder);
-    wait(26);
+    wait(110);
     let again = append_in(&*log, "tx", open, &at("t"), 0, "open").expect("known");
     assert!(again.duplicate, "its transaction is open");
     end(&*log, "tx", open, TransactionEnd::Commit).expect("committed");
-    wait(26);
+    wait(110);
     // Nor does the next life find it in a snapshot.
     let log = reopen_cleanly(&disk, log, Level::Disk);
     assert_eq!(answer(&*log, (0, 1, 1)), At(5));

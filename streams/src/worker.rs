@@ -210,13 +210,18 @@ impl Worker {
 
     async fn try_step(&mut self) -> Result<Step> {
         self.finish_checkpoint(false)?;
-        let fetched = match self.waited_for.take() {
+        let waited_for = self.waited_for.take();
+        // Of an input for which nothing came, an answer from before says nothing about now.
+        let is_now = waited_for.is_none();
+        let fetched = match waited_for {
             Some(fetched) => fetched,
             None => self.log.fetch(&self.wanted(), self.fetch_options(Duration::ZERO)).await?,
         };
         let mut worked = false;
         for (index, one) in fetched.iter().enumerate() {
-            worked |= self.process(index, one).await?;
+            if is_now || !one.batches.is_empty() {
+                worked |= self.process(index, one).await?;
+            }
         }
         let now = self.log.now();
         let open = self.tasks.iter().any(|t| t.touched);
@@ -237,7 +242,6 @@ impl Worker {
     /// Those of fetching.
     pub async fn wait(&mut self, max_wait: Duration) -> Result<()> {
         let fetched = self.log.fetch(&self.wanted(), self.fetch_options(max_wait)).await?;
-        // Of an empty one the offsets may be older than the step that follows.
         let any = fetched.iter().any(|one| !one.batches.is_empty());
         self.waited_for = any.then_some(fetched);
         Ok(())

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Inner;
 use super::compact::Maintained;
 use crate::client::log::Isolation;
+use crate::coordinator::transaction::Undecided;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::{Offset, Timestamp, TopicPartition};
@@ -80,12 +81,19 @@ impl<D: Disk> Inner<D> {
 
     /// Retention of every partition, and of what it knows of its producers.
     pub(super) fn retain_all(self: &Arc<Self>, now: Timestamp) -> Result<()> {
+        // Whether a partition got the marker of a decision is known by its producer.
+        let finished = self.transactions.iter().all(|shard| {
+            let undecided = shard.state.lock().undecided();
+            !undecided.iter().any(|one| matches!(one, Undecided::Prepared(_)))
+        });
         let handles: Vec<_> = self.partitions.load().values().cloned().collect();
         for handle in handles {
             if handle.is_due(now) {
                 self.request_sync(&handle);
             }
-            handle.lock().expire_producers(now, self.config.producer_expiration);
+            if finished {
+                handle.lock().expire_producers(now, self.config.producer_expiration);
+            }
             let retained = handle.lock().retain(now);
             match self.watch_at(&handle, retained) {
                 Ok(_) => {}

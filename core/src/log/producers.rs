@@ -25,6 +25,9 @@ use crate::ids::{Offset, ProducerIdentity, Timestamp};
 /// How many of a producer's last batches are remembered to recognise a retry.
 const WINDOW: usize = 5;
 
+/// How often producers are looked at until an idle one is forgotten.
+const LOOKS: i64 = 100;
+
 /// What a batch is to the partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Check {
@@ -75,8 +78,8 @@ struct Producer {
     /// Last data written; the CRC is not in snapshots and unknown (`None`) right after loading one.
     tail: Option<(Offset, Option<u32>)>,
     last_timestamp: Timestamp,
-    /// When it was first seen to have written nothing since the look before.
-    idle_since: Option<Timestamp>,
+    /// How many looks in a row found that it had written nothing since the one before.
+    idle: u32,
 }
 
 /// All producers of one partition.
@@ -153,7 +156,7 @@ impl Producers {
             producer.epoch = epoch;
             producer.window.clear();
         }
-        producer.idle_since = None;
+        producer.idle = 0;
         producer.last_timestamp = header.max_timestamp;
         producer.tail = Some((header.last_offset(), Some(header.crc)));
         if header.base_sequence >= 0 {
@@ -194,7 +197,7 @@ impl Producers {
             producer.window.clear();
         }
         producer.coordinator_epoch = coordinator_epoch;
-        producer.idle_since = None;
+        producer.idle = 0;
         producer.last_timestamp = timestamp;
         let first_offset = producer.transaction_start.take()?;
         self.open.remove(&first_offset);
@@ -207,23 +210,34 @@ impl Producers {
         self.undecided.retain(|_, marker| *marker >= high_watermark);
     }
 
+    /// Whether nobody ever wrote with an id, as far as is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty() && self.undecided.is_empty()
+    }
+
     /// Forgets producers that wrote nothing for `after` milliseconds, but none with an open transaction;
-    /// to be called often, it looks at them a hundred times in so long. Returns how many it forgot.
+    /// to be called often. Returns how many it forgot.
     ///
-    /// They are idle by the clock of the log, from the first look on that finds them so: times in
-    /// records are older, or another clock's, and a log that was opened anew begins to count anew.
+    /// They are idle by the clock of the log, not by the times of their records, which are older, or
+    /// another clock's. It looks at them a hundred times in so long and counts the looks, so that a clock
+    /// which is set, either way, adds one at most; a log that was opened anew begins to count anew.
     pub(crate) fn expire(&mut self, now: Timestamp, after: i64) -> usize {
-        let next = self.looked_at.map(|last| last.saturating_add(after / 100));
-        if self.looked_at.is_some_and(|last| last <= now) && next.is_some_and(|next| now < next) {
+        if self.by_id.is_empty() {
             return 0;
         }
-        self.looked_at = Some(now);
+        match self.looked_at {
+            Some(last) if last <= now && now - last < (after / LOOKS).max(1) => return 0,
+            // Nothing is known of the time before.
+            None => {
+                self.looked_at = Some(now);
+                return 0;
+            }
+            Some(_) => self.looked_at = Some(now),
+        }
         let before = self.by_id.len();
         self.by_id.retain(|_, producer| {
-            // Of a clock that was set back, counting begins anew.
-            let since = producer.idle_since.filter(|since| *since <= now).unwrap_or(now);
-            producer.idle_since = Some(since);
-            producer.transaction_start.is_some() || now.saturating_sub(since) < after
+            producer.idle = producer.idle.saturating_add(1);
+            producer.transaction_start.is_some() || i64::from(producer.idle) <= LOOKS
         });
         before - self.by_id.len()
     }
@@ -378,7 +392,7 @@ impl Producer {
             transaction_start: None,
             tail: None,
             last_timestamp: -1,
-            idle_since: None,
+            idle: 0,
         }
     }
 }

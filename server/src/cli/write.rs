@@ -242,6 +242,11 @@ impl Plain {
             }
         }
         let builder = &mut self.lanes[lane].builder;
+        if builder.is_empty()
+            && let Some(spare) = self.spare.pop()
+        {
+            builder.reuse(spare);
+        }
         builder.push(parts.timestamp, parts.key, parts.value, parts.headers)?;
         Ok(!self.full.is_empty())
     }
@@ -250,9 +255,6 @@ impl Plain {
         let builder = &mut self.lanes[lane].builder;
         let records = builder.count() as u64;
         let batch = builder.seal(ProducerIdentity::NONE, -1, false)?;
-        if let Some(spare) = self.spare.pop() {
-            builder.reuse(spare);
-        }
         self.full.push_back(Full { lane, batch, records });
         if lane == self.sticky {
             self.sticky = (lane + 1) % self.lanes.len();
@@ -291,7 +293,9 @@ impl Plain {
     /// Counts a batch that is stored.
     fn take(&mut self, stored: Full) {
         self.stored += stored.records;
-        self.spare.push(stored.batch.into_bytes());
+        if self.spare.len() < IN_FLIGHT {
+            self.spare.push(stored.batch.into_bytes());
+        }
     }
 
     async fn flush(&mut self) -> Result<()> {
