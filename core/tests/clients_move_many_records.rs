@@ -20,7 +20,7 @@ use thalweg_core::engine::clock::{Clock, Entropy};
 use thalweg_core::engine::runtime::Runtime;
 use thalweg_core::engine::{Engine, open_simulated};
 use thalweg_core::ids::{ProducerIdentity, TopicPartition};
-use thalweg_core::record::Record;
+use thalweg_core::record::{Header, Record};
 use thalweg_core::{Error, Result};
 
 /// Longer than any test: nothing here may rest on a linger that ends.
@@ -408,6 +408,37 @@ fn a_large_record_behind_small_ones_begins_a_batch_of_its_own() {
                 assert!(same, "{name}: in their order");
             }
             Ok(())
+        });
+    }
+}
+
+/// A record that no batch can hold closes the open one before that is known. The producer once
+/// believed then that somebody was sending that batch, and nobody ever was.
+#[test]
+fn a_record_that_no_batch_holds_keeps_none_back() {
+    let header = Header { key: "h".into(), value: Some(vec![0; 1 << 20].into()) };
+    // 2 GiB and a bit, of one mebibyte of memory.
+    let headers = vec![header; 2049];
+    for together in [false, true] {
+        run(async {
+            let disk = SimDisk::new(1);
+            let log = open(&disk, Level::Disk)?;
+            create(&*log, "t", 1).await?;
+            let settings = ProducerConfig { linger: FOR_EVER, ..ProducerConfig::default() };
+            let producer = Producer::open(log.clone(), settings).await?;
+            let sent = producer.send("t", Record::value("small")).await?;
+            let huge = Record { headers: headers.clone(), ..Record::value("huge") };
+            let refused = match together {
+                false => producer.send("t", &huge).await.map(drop),
+                true => producer.send_all("t", std::slice::from_ref(&huge)).await.map(drop),
+            };
+            assert!(refused.is_err(), "no batch has 2 GiB");
+            let stored = tokio::time::timeout(Duration::from_secs(30), sent).await;
+            assert_eq!(stored.expect("somebody sends it")?, 0);
+            producer.send("t", Record::value("after")).await?;
+            producer.flush().await?;
+            assert_eq!(values(log.clone(), &[at("t")]).await?, [["small", "after"]]);
+            log.close()
         });
     }
 }

@@ -173,10 +173,14 @@ impl BatchBuilder {
         // slices that are all in memory do not overflow.
         let parts = key_len + value_len + headers_len;
         let size = self.bytes() + parts + RECORD_OVERHEAD_MAX;
-        if size > BATCH_LEN_MAX {
-            return Err(BatchError::TooLarge { size, limit: BATCH_LEN_MAX });
-        }
         let begins = self.count == 0;
+        if size > BATCH_LEN_MAX {
+            // It may fit alone, where the caller can begin another batch.
+            return match !begins && limit < BATCH_LEN_MAX {
+                true => Ok(false),
+                false => Err(BatchError::TooLarge { size, limit: BATCH_LEN_MAX }),
+            };
+        }
         let base_timestamp = if begins { timestamp } else { self.base_timestamp };
         let filled = if begins { HEADER_LEN } else { self.filled };
         let timestamp_delta = timestamp.wrapping_sub(base_timestamp);

@@ -247,20 +247,20 @@ impl Producer {
         loop {
             let record: &Record = record.borrow();
             let now = if record.timestamp.is_none() { shared.log.now() } else { 0 };
-            let (taken, due) = {
+            let mut due = Due::default();
+            let sent = {
                 let mut state = shared.state.lock();
                 match state.topic(topic)? {
                     Some(topic) if state.has_room(shared) => {
-                        let mut due = Due::default();
-                        let sent = state.push(shared, topic, now, record, &mut due)?;
-                        (Some(sent), due)
+                        Some(state.push(shared, topic, now, record, &mut due))
                     }
-                    _ => (None, Due::default()),
+                    _ => None,
                 }
             };
+            // Also before an error is told: the batch that it did not fit into is sent.
             self.arrange(due);
-            if let Some(sent) = taken {
-                return Ok(sent);
+            if let Some(sent) = sent {
+                return sent;
             }
             // Boxed, so that the common case does not carry a wait about.
             Box::pin(self.make_ready(topic)).await?;
