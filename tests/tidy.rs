@@ -31,7 +31,7 @@ const FLOORS: [(&str, &[&str]); 3] = [
     (
         "streams",
         &[
-            "error codec topic state",
+            "error text codec topic state",
             "time cx",
             "chain overlay stage",
             "window aggregate combine",

@@ -48,6 +48,7 @@ mod discover;
 mod follow;
 mod identity;
 mod notice;
+mod place;
 mod position;
 mod reader;
 mod tail;
@@ -62,6 +63,7 @@ use thalweg_core::record::BACKLOG_HEADER;
 
 pub use config::FileSourceConfig;
 pub use notice::{Notice, NoticeLevel};
+pub use place::{CUT_HEADER, FILE_HEADER, LinePlace, MTIME_HEADER, OFFSET_HEADER};
 
 use crate::decode::looks_binary;
 use crate::error::{Error, Result};
@@ -72,15 +74,6 @@ use notice::Trouble;
 use position::Opening;
 use reader::{Bounds, Failure, Reader, Stop};
 use tail::{Agreement, Seen, compare};
-
-/// The header with the path where the line's file was first found.
-pub const FILE_HEADER: &str = "file";
-/// The header with the byte position of the line's start: 8 bytes, big-endian.
-pub const OFFSET_HEADER: &str = "offset";
-/// The header with the file's modification time: milliseconds since 1970, 8 bytes, big-endian.
-pub const MTIME_HEADER: &str = "mtime";
-/// The header of a cut line with its full length: 8 bytes, big-endian.
-pub const CUT_HEADER: &str = "cut";
 
 /// How many bytes of a new file are judged before it is read.
 const JUDGED: usize = 8 << 10;

@@ -20,6 +20,7 @@
 //! known nothing is guessed; the same failure again and again, without a commit in between, stops the
 //! runner instead of turning for ever.
 
+mod pace;
 pub mod sink;
 pub mod source;
 pub mod topic;

@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use thalweg_connectors::error::{Error, Result};
 use thalweg_connectors::position::{load, positions_topic};
 use thalweg_connectors::run::Step;
-use thalweg_connectors::run::source::{SourceConfig, SourceRunner};
+use thalweg_connectors::run::source::{Pace, SourceConfig, SourceRunner};
 use thalweg_connectors::run::topic::Partitions;
 use thalweg_connectors::source::{Outbox, Polled, Position, Positions, Source, Split};
 use thalweg_core::Error as LogError;
-use thalweg_core::client::log::Log;
+use thalweg_core::client::log::{Log, OffsetCommit};
 use thalweg_core::client::transaction::{ProducerConfig, TransactionalProducer};
 use thalweg_core::ids::TopicPartition;
 
@@ -368,6 +368,54 @@ fn an_idle_source_is_committed_at_once_and_a_busy_one_by_size_and_by_time() {
     assert_eq!(runner.stats().commits, commits + 1, "idle behind one line");
     drain(&mut runner).expect("nothing");
     assert_eq!(runner.stats().commits, commits + 1, "nothing to commit");
+    check_whole(&log, &inputs);
+}
+
+/// The readers' positions are what holds a source back, not what is in the topic: an aborted transaction
+/// and the markers, which no position ever covers, do not count, or it would wait for ever.
+#[test]
+fn a_source_with_a_pace_waits_for_its_readers_and_for_nothing_else() {
+    let (log, inputs) = (FakeLog::new(), inputs());
+    let lines = (0..40).map(|n| format!("a{n:02}")).collect();
+    inputs.lock().splits.insert("a", lines);
+    let pace = Some(Pace { group: "readers".to_owned(), records: 10 });
+    let mut runner = open_with(&log, &inputs, SourceConfig { pace, ..config() }).expect("opened");
+    inputs.lock().before_commit.push(Error::Restart { what: "again".to_owned() });
+
+    let door = log.door();
+    let readers = block_on(door.join_group("readers")).expect("joined");
+    let read = |partition: u32, offset| {
+        let at = TopicPartition::new("lines", partition);
+        let commit = OffsetCommit { at, offset, leader_epoch: 0, metadata: String::new() };
+        block_on(door.commit_offsets(&readers, &[commit])).expect("committed");
+    };
+    // As far as the runner goes without a reader's help.
+    let sent = |runner: &mut Runner| {
+        for _ in 0..100 {
+            if block_on(runner.step()).expect("a step") == Step::End {
+                break;
+            }
+        }
+        runner.stats().records
+    };
+    // 6, 4 and 6 lines: with ten it is not too far yet, and a transaction is never cut short.
+    assert_eq!(sent(&mut runner), 16);
+    assert_eq!(runner.stats().aborts, 1);
+    let (a, b) = (log.values("lines", 0).len(), log.values("lines", 1).len());
+    assert_eq!((a, b), (12, 4));
+    // One past the last visible record of each partition, wherever markers and aborted ones are.
+    let last = |partition| {
+        let at = TopicPartition::new("lines", partition);
+        block_on(door.offsets(&at)).expect("there").end - 1
+    };
+    read(1, last(1));
+    assert_eq!(sent(&mut runner), 16, "one of two partitions is read");
+    read(0, last(0));
+    assert_eq!(sent(&mut runner), 28);
+    read(0, last(0) - 6);
+    assert_eq!(sent(&mut runner), 28 + 6, "the last of them is not read yet");
+    read(0, last(0));
+    assert_eq!(sent(&mut runner), 44);
     check_whole(&log, &inputs);
 }
 

@@ -26,7 +26,7 @@ use thalweg::connectors::file::{FileSource, FileSourceConfig, NoticeLevel};
 use thalweg::connectors::files::{FileSink, FileSinkConfig};
 use thalweg::connectors::run::Step;
 use thalweg::connectors::run::sink::{SinkConfig, SinkRunner};
-use thalweg::connectors::run::source::{SourceConfig, SourceRunner};
+use thalweg::connectors::run::source::{Pace, SourceConfig, SourceRunner};
 use thalweg::connectors::run::topic::Partitions;
 use thalweg::core::disk::real::RealDisk;
 use thalweg::streams::{App, RunningApp};
@@ -154,7 +154,7 @@ async fn work(
     let (stop_sink, sink_stops) = watch::channel(false);
     let mut signals = signals()?;
     let source = open_source(options, log).await?;
-    let mut app = App::new("log-etl", pipeline(Zone::system(), options.grace))?
+    let mut app = App::new(APP, pipeline(Zone::system(), options.grace))?
         .state_dir(options.data.join("state"))
         .commit_every(Duration::from_millis(100));
     if let Some(threads) = options.threads {
@@ -240,6 +240,9 @@ enum Ended {
     Signal,
 }
 
+/// The pipeline's name: its transactions, its state and its positions go by it.
+const APP: &str = "log-etl";
+
 type Tail = SourceRunner<FileSource<RealDisk>>;
 
 /// The source: files into `logs.raw`, positions in the same transactions.
@@ -258,7 +261,10 @@ async fn open_source(options: &Options, log: &Arc<EmbeddedLog>) -> Result<Tail, 
         Some(count) => Partitions::Exactly(count),
         None => Partitions::AsCreated(4),
     };
-    let config = SourceConfig { partitions, ..SourceConfig::new("files", RAW.name()) };
+    // Files that are read once wait as long as it takes: the pipeline finds their lines in memory then.
+    let pace = Pace { group: APP.to_owned(), records: 50_000 };
+    let pace = options.once.then_some(pace);
+    let config = SourceConfig { partitions, pace, ..SourceConfig::new("files", RAW.name()) };
     let clock = log.clone();
     let source = FileSource::new(RealDisk, files, move || clock.now())?;
     Ok(SourceRunner::open(log.clone(), config, source).await?)

@@ -16,38 +16,38 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thalweg::connectors::decode::{JsonObject, LineContext, Origin, Severity, Zone, decode_line};
-use thalweg::connectors::file::{CUT_HEADER, FILE_HEADER, MTIME_HEADER, OFFSET_HEADER};
+use thalweg::connectors::file::LinePlace;
 use thalweg::core::record::RecordRef;
 use thalweg::streams::codec::{NoKey, Raw, Str};
 use thalweg::streams::{
-    Builder, EventTime, OnClose, Result, Store, Topic, Tumbling, Watermark, Windowed,
+    Builder, EventTime, OnClose, Result, Store, Text, Topic, Tumbling, Watermark, Windowed,
 };
 
 /// Lines as they were tailed: the key is the file, the value the bytes, headers say where from.
 pub(crate) const RAW: Topic<Bytes, Bytes, Raw, Raw> = Topic::raw("logs.raw");
 /// Every line that is not dropped, as one JSON object.
-pub(crate) const EVENTS: Topic<(), Bytes, NoKey, Raw> = Topic::with("events", NoKey, Raw);
+pub(crate) const EVENTS: Topic<(), Vec<u8>, NoKey, Raw> = Topic::with("events", NoKey, Raw);
 /// How many lines a program wrote of a severity in a minute, once the minute is over.
-pub(crate) const COUNTS: Topic<(), Bytes, NoKey, Raw> = Topic::with("counts", NoKey, Raw);
+pub(crate) const COUNTS: Topic<(), Vec<u8>, NoKey, Raw> = Topic::with("counts", NoKey, Raw);
 /// Lines that came after their minute was over.
-pub(crate) const LATE: Topic<(), Bytes, NoKey, Raw> = Topic::with("late", NoKey, Raw);
+pub(crate) const LATE: Topic<(), Vec<u8>, NoKey, Raw> = Topic::with("late", NoKey, Raw);
 /// Changes of the table "last message per program": keyed, so that those of one program stay in order.
-pub(crate) const LATEST: Topic<String, Bytes, Str, Raw> = Topic::with("latest", Str, Raw);
+pub(crate) const LATEST: Topic<Text, Vec<u8>, Str, Raw> = Topic::with("latest", Str, Raw);
 
 /// Lines on their way to the task that counts them: whole, because the late ones are written out.
-const BY_PROGRAM_SEVERITY: Topic<(String, Severity), Line> =
+const BY_PROGRAM_SEVERITY: Topic<(Text, Severity), Line> =
     Topic::internal("log-etl-by-program-severity");
 /// Lines on their way to the task that knows the last one.
-const BY_PROGRAM: Topic<String, Latest> = Topic::internal("log-etl-by-program");
+const BY_PROGRAM: Topic<Text, Latest> = Topic::internal("log-etl-by-program");
 
 /// Counts of open minutes.
-const COUNT: Store<Windowed<(String, Severity)>, u64> = Store::new("count");
+const COUNT: Store<Windowed<(Text, Severity)>, u64> = Store::new("count");
 /// The last message per program.
-const LAST: Store<String, Latest> = Store::new("last");
+const LAST: Store<Text, Latest> = Store::new("last");
 
 /// A parsed line. Shared by the branches, so that splitting the stream copies nothing.
 struct Event {
-    program: String,
+    program: Text,
     severity: Severity,
     line: Line,
 }
@@ -55,10 +55,10 @@ struct Event {
 /// The rest of a parsed line: all that is not the key it is counted by.
 #[derive(Clone, Serialize, Deserialize)]
 struct Line {
-    file: String,
+    file: Text,
     offset: u64,
     time: i64,
-    message: String,
+    message: Text,
     cut: bool,
 }
 
@@ -66,9 +66,9 @@ struct Line {
 #[derive(Clone, Serialize, Deserialize)]
 struct Latest {
     time: i64,
-    file: String,
+    file: Text,
     offset: u64,
-    message: String,
+    message: Text,
 }
 
 /// Builds the pipeline. `zone` is for times that name none, `grace` how long a minute waits for
@@ -117,15 +117,10 @@ pub(crate) fn pipeline(zone: Zone, grace: Duration) -> impl FnOnce(&Builder) -> 
 
 /// Turns a tailed line into an event; `None` drops it.
 fn parse(line: &RecordRef<'_>, zone: &Zone) -> Option<((), Arc<Event>, EventTime)> {
-    let number = |header: &str| {
-        let value = line.headers.get(header.as_bytes())??;
-        Some(i64::from_be_bytes(value.try_into().ok()?))
-    };
-    let file = String::from_utf8_lossy(line.headers.get(FILE_HEADER.as_bytes())??);
-    let offset = u64::try_from(number(OFFSET_HEADER)?).ok()?;
+    let place = LinePlace::of(line.headers)?;
     let context = LineContext {
-        file: &file,
-        mtime_ms: number(MTIME_HEADER)?,
+        file: &place.file,
+        mtime_ms: place.mtime_ms,
         append_time_ms: line.timestamp,
         zone,
     };
@@ -140,20 +135,20 @@ fn parse(line: &RecordRef<'_>, zone: &Zone) -> Option<((), Arc<Event>, EventTime
     };
     let event = Event {
         severity: parsed.severity,
-        program: parsed.program.into_owned(),
+        program: Text::from(&*parsed.program),
         line: Line {
-            offset,
+            file: Text::from(&*place.file),
+            offset: place.offset,
             time: parsed.time_ms,
-            message: parsed.message.into_owned(),
-            cut: number(CUT_HEADER).is_some(),
-            file: file.into_owned(),
+            message: Text::from(&*parsed.message),
+            cut: place.cut.is_some(),
         },
     };
     Some(((), Arc::new(event), time))
 }
 
 impl Line {
-    fn to_json(&self, program: &str, severity: Severity) -> Bytes {
+    fn to_json(&self, program: &str, severity: Severity) -> Vec<u8> {
         let size = self.file.len() + self.message.len() + program.len() + 128;
         let mut json = Vec::with_capacity(size);
         let mut object = JsonObject::begin(&mut json)
@@ -167,11 +162,11 @@ impl Line {
             object = object.bool("cut", true);
         }
         object.end();
-        json.into()
+        json
     }
 }
 
-fn count_json(window: &Windowed<(String, Severity)>, count: u64) -> Bytes {
+fn count_json(window: &Windowed<(Text, Severity)>, count: u64) -> Vec<u8> {
     let (program, severity) = &window.key;
     let mut json = Vec::with_capacity(program.len() + 96);
     JsonObject::begin(&mut json)
@@ -180,7 +175,7 @@ fn count_json(window: &Windowed<(String, Severity)>, count: u64) -> Bytes {
         .str("severity", severity.as_str())
         .u64("count", count)
         .end();
-    json.into()
+    json
 }
 
 impl Latest {
@@ -194,13 +189,13 @@ impl Latest {
         (self.time, &self.file, self.offset)
     }
 
-    fn to_json(&self, program: &str) -> Bytes {
+    fn to_json(&self, program: &str) -> Vec<u8> {
         let mut json = Vec::with_capacity(program.len() + self.message.len() + 80);
         JsonObject::begin(&mut json)
             .str("program", program)
             .time("time", self.time)
             .str("message", &self.message)
             .end();
-        json.into()
+        json
     }
 }

@@ -128,7 +128,7 @@ impl App {
         Self { checkpoint: interval, checkpoint_bytes: bytes, ..self }
     }
 
-    /// Bytes asked of each input at a time; default 1 MiB.
+    /// Bytes a thread reads at a time, of all its inputs together; default 1 MiB.
     #[must_use]
     pub fn fetch_bytes(self, bytes: usize) -> Self {
         Self { fetch_bytes: bytes.max(1), ..self }

@@ -5,8 +5,8 @@
 //! | [`Bincode`] | any serde type | compact, fixed-width integers; the default of topics and stored values |
 //! | [`Json`] | any serde type | text that other programs read |
 //! | [`Ordered`] | keys | sort as the values do; the default of store keys |
-//! | [`Str`] | `String` | UTF-8 |
-//! | [`Raw`] | `Bytes` | themselves |
+//! | [`Str`] | `String`, [`Text`](crate::Text) | UTF-8 |
+//! | [`Raw`] | `Bytes`, `Vec<u8>` | themselves |
 //! | [`NoKey`] | `()` | null |
 //! | [`Nullable`] | `Option<T>` | null, or those of another codec |
 //!

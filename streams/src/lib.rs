@@ -32,7 +32,7 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`error`], [`codec`], [`topic`], [`state`] | values: errors, values <-> bytes, typed names; rows of bytes below a task, and the records that bring them back |
+//! | [`error`], [`codec`], `text`, [`topic`], [`state`] | values: errors, values <-> bytes, typed names; rows of bytes below a task, and the records that bring them back |
 //! | [`time`], `cx` | event time; what surrounds a record on its way |
 //! | [`chain`], `overlay`, `stage` | fused operators; typed state; the boundaries between |
 //! | [`window`], `aggregate`, `combine` | windows of time; the stateful operators |
@@ -47,6 +47,7 @@
 pub mod error;
 
 pub mod codec;
+mod text;
 pub mod topic;
 
 pub mod state;
@@ -86,6 +87,7 @@ pub use error::{CodecError, Error, Result};
 pub use stream::{Builder, ByKey, Rekeyed, Stream};
 pub use table::Table;
 pub use task::{Commit, Consumed, Frozen, Task};
+pub use text::Text;
 pub use time::{EventTime, OnFuture, Watermark, WhenIdle};
 pub use topic::{Store, Topic, TopicKind};
 pub use topology::{Output, OutputKind, StoreInfo, Subtopology, Topology};

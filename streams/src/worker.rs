@@ -1,7 +1,8 @@
 //! A worker: some tasks, one transactional producer, and the exactly-once protocol in steps.
 //!
 //! ```text
-//!   S1  fetch, process           records -> stages -> batches of the open transaction
+//!   S1  fetch, process           records -> stages -> batches of the open transaction; what the
+//!                                application itself put into repartition topics comes first
 //!   S2  is it time to commit?    interval, bytes, or all inputs drained
 //!   S3  flush every touched task changelog records, marks of time, meta record
 //!   S4  flush the producer       everything is written
@@ -15,6 +16,7 @@
 //! it and every task goes back to its last commit; the store is written with committed rows only, and
 //! only after the log called them durable.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -104,7 +106,12 @@ pub struct Worker {
     member: Membership,
     producer: TransactionalProducer,
     config: WorkerConfig,
+    /// Those that read repartition topics, then the others.
     tasks: Vec<Running>,
+    /// How many read repartition topics.
+    repartitioned: usize,
+    /// Which of them, and of the others, is asked first.
+    turn: usize,
     scratch: Scratch,
     began: Option<Timestamp>,
     last_checkpoint: Timestamp,
@@ -147,7 +154,7 @@ impl Worker {
             checkpoints,
             tasks,
         } = parts;
-        let tasks = tasks
+        let mut tasks: Vec<Running> = tasks
             .into_iter()
             .map(|(ready, progress)| {
                 let outputs = topology.subtopologies()[ready.subtopology].outputs();
@@ -169,6 +176,10 @@ impl Worker {
                 }
             })
             .collect();
+        let is_repartitioned =
+            |task: &Running| topology.subtopologies()[task.ready.subtopology].is_repartitioned();
+        tasks.sort_by_key(|task| !is_repartitioned(task));
+        let repartitioned = tasks.iter().filter(|task| is_repartitioned(task)).count();
         let last_checkpoint = log.now();
         Self {
             log,
@@ -178,6 +189,8 @@ impl Worker {
             producer,
             config,
             tasks,
+            repartitioned,
+            turn: 0,
             scratch: Scratch::default(),
             began: None,
             last_checkpoint,
@@ -218,11 +231,13 @@ impl Worker {
             None => self.log.fetch(&self.wanted(), self.fetch_options(Duration::ZERO)).await?,
         };
         let mut worked = false;
-        for (index, one) in fetched.iter().enumerate() {
+        let order: Vec<usize> = self.order().collect();
+        for (index, one) in order.into_iter().zip(&fetched) {
             if is_now || !one.batches.is_empty() {
                 worked |= self.process(index, one).await?;
             }
         }
+        self.turn = self.turn.wrapping_add(1);
         let now = self.log.now();
         let open = self.tasks.iter().any(|t| t.touched);
         let waited = self.began.is_some_and(|began| now - began >= self.config.commit_ms);
@@ -247,19 +262,32 @@ impl Worker {
         Ok(())
     }
 
+    /// The tasks as they are asked for in this turn. One fetch brings about `fetch_bytes` of them all, so
+    /// those in front have what they want, and each comes to the front in turn. Repartition topics do
+    /// always: what the application itself made is read before it makes more, and is found in memory. That
+    /// starves nobody, for it is made of what the others read.
+    fn order(&self) -> impl Iterator<Item = usize> {
+        let turned = |tasks: Range<usize>| {
+            let by = self.turn % tasks.len().max(1);
+            tasks.clone().skip(by).chain(tasks.take(by))
+        };
+        turned(0..self.repartitioned).chain(turned(self.repartitioned..self.tasks.len()))
+    }
+
     fn wanted(&self) -> Vec<FetchFrom> {
-        self.tasks
-            .iter()
-            .map(|task| FetchFrom {
-                at: task.ready.input.clone(),
-                offset: task.ready.next_offset,
+        self.order()
+            .map(|index| &self.tasks[index].ready)
+            .map(|ready| FetchFrom {
+                at: ready.input.clone(),
+                offset: ready.next_offset,
                 max_bytes: self.config.fetch_bytes,
             })
             .collect()
     }
 
     fn fetch_options(&self, max_wait: Duration) -> FetchOptions {
-        FetchOptions { isolation: Isolation::ReadCommitted, max_wait, max_bytes: 0 }
+        let max_bytes = self.config.fetch_bytes;
+        FetchOptions { isolation: Isolation::ReadCommitted, max_wait, max_bytes }
     }
 
     /// Hands what was fetched to its task. True when the position moved, if only over markers.

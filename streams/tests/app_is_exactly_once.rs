@@ -17,7 +17,7 @@ use thalweg_core::ids::{ProducerIdentity, TopicPartition};
 use thalweg_streams::codec::Codec;
 use thalweg_streams::state::backend::StateStore;
 use thalweg_streams::state::memory::MemoryStore;
-use thalweg_streams::{App, Builder, OnClose, Result, Store, Topic, Tumbling, Windowed};
+use thalweg_streams::{App, Builder, OnClose, Result, Step, Store, Topic, Tumbling, Windowed};
 
 const WORDS: Topic<u32, String> = Topic::new("words");
 const BY_WORD: Topic<String, u32> = Topic::internal("by-word");
@@ -211,4 +211,59 @@ fn a_crash_at_any_point_changes_no_result() {
             check(log.as_ref(), &what);
         }
     }
+}
+
+const FEW: Topic<u32, String> = Topic::new("few");
+const COPIES: Topic<u32, String> = Topic::new("copies");
+
+/// A thread reads so much at a time, of all its inputs together. What the application itself made comes
+/// first, so that it does not pile up; of the others each has its turn, however much the first have.
+#[test]
+fn what_was_made_is_read_first_and_no_input_starves() {
+    let disk = machine(1);
+    let log = open(&disk, Level::Os, 1).expect("opens");
+    let config = TopicConfig::default();
+    let few = NewTopic { name: FEW.name().to_owned(), partitions: 1, config };
+    now(log.create_topic(&few)).expect("created");
+    let mut builder = BatchBuilder::new(Compression::None, 256);
+    let codec = thalweg_streams::codec::Bincode;
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    codec.encode(&1u32, &mut key).expect("a number");
+    codec.encode(&"one".to_owned(), &mut value).expect("text");
+    builder.push(0, Some(&key), Some(&value), &[]).expect("small");
+    let batch = builder.finish(ProducerIdentity::NONE, -1, false).expect("a batch");
+    now(log.append(&TopicPartition::new("few", 0), batch, None, Ack::Level)).expect("appended");
+
+    let both = |b: &Builder| {
+        pipeline(b)?;
+        b.stream(&FEW).to(&COPIES);
+        Ok(())
+    };
+    let app = App::new("words", both)
+        .expect("a pipeline")
+        .state_store(Arc::new(MemoryStore::default()))
+        .threads(1)
+        .fetch_bytes(1) // One batch.
+        .commit_every(Duration::ZERO);
+    let mut app = now(app.open(log.clone())).expect("opened");
+    let by_word = [0, 1].map(|n| TopicPartition::new(BY_WORD.name(), n));
+    let (mut copied, mut most) = (None, 0);
+    for step in 0.. {
+        if now(app.step(0)).expect("a step") == Step::Idle {
+            break;
+        }
+        if copied.is_none() && !read(log.as_ref(), &COPIES).is_empty() {
+            copied = Some(step);
+        }
+        let stored = now(log.committed_offsets("words", &by_word)).expect("there");
+        for (at, stored) in by_word.iter().zip(stored) {
+            let end = now(log.offsets(at)).expect("there").end;
+            most = most.max(end - stored.map_or(0, |stored| stored.offset));
+        }
+    }
+    now(app.end_of_input()).expect("at its end");
+    now(app.stop()).expect("stopped");
+    assert!(copied.is_some_and(|step| step < 12), "{copied:?}");
+    assert!(most <= 10, "{most} records wait that the application made");
+    check(log.as_ref(), "in turn");
 }

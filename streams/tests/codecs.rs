@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
+use thalweg_streams::Text;
 use thalweg_streams::Windowed;
 use thalweg_streams::codec::{Bincode, Codec, Json, NoKey, Nullable, Ordered, Raw, Str};
 
@@ -115,7 +116,8 @@ proptest! {
         let _ = Codec::<Key>::decode(&Json, &hostile);
         let _ = Codec::<Vec<String>>::decode(&Ordered, &hostile);
         let _ = Codec::<Vec<String>>::decode(&Bincode, &hostile);
-        let _ = Str.decode(&hostile);
+        let _ = Codec::<String>::decode(&Str, &hostile);
+        let _ = Codec::<Text>::decode(&Str, &hostile);
     }
 
     #[test]
@@ -196,10 +198,10 @@ fn what_has_no_order_is_refused() {
 #[test]
 fn null_is_not_empty() {
     let text = Nullable(Str);
-    assert!(text.is_null(&None) && !text.is_null(&Some(String::new())));
-    assert_eq!(text.decode_nullable(None), Ok(None));
+    assert!(text.is_null(&None::<String>) && !text.is_null(&Some(String::new())));
+    assert_eq!(text.decode_nullable(None), Ok(None::<String>));
     assert_eq!(text.decode_nullable(Some(b"")), Ok(Some(String::new())));
-    assert!(Str.decode_nullable(None).is_err());
+    assert!(Codec::<String>::decode_nullable(&Str, None).is_err());
     assert!(NoKey.is_null(&()) && NoKey.decode_nullable(None).is_ok());
 }
 

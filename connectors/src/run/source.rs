@@ -4,7 +4,8 @@
 //!   open      fence the predecessor (its open transaction is finished either way)
 //!   Loading   positions, up to the high watermark after the fencing; source.open(positions)
 //!   Telling   source.committed(positions)                deletes, moves, acknowledgements
-//!   Reading   poll, poll ...                             records go straight into batches
+//!   Reading   poll, poll ...                             records go straight into batches; not before
+//!                                                        the readers are close, where a pace is set
 //!   Covering  source.before_commit, positions behind     250 ms, 8 MiB, an idle source, its end
 //!   Flushing  the last batches are appended
 //!   Ending    end of the transaction                     -> Telling
@@ -26,6 +27,9 @@ use thalweg_core::client::transaction::{ProducerConfig, Slot, TransactionalProdu
 use thalweg_core::config::Compression;
 use thalweg_core::ids::{Timestamp, TopicPartition};
 
+pub use super::pace::Pace;
+
+use super::pace::Ahead;
 use super::topic::{Partitions, ensure_topic};
 use super::{Backoff, Step, Verdict, is_ready};
 use crate::error::{Error, Result};
@@ -54,7 +58,12 @@ pub struct SourceConfig {
     pub batch_bytes: u64,
     /// The longest a transaction may stay open. Default 1 min.
     pub transaction_timeout: Duration,
+    /// Whom the source does not run away from. Default nobody: the log holds what is not read yet.
+    pub pace: Option<Pace>,
 }
+
+/// How long a source waits that is ahead: a few records' time to a pipeline.
+const AHEAD_WAIT: Duration = Duration::from_millis(5);
 
 impl SourceConfig {
     /// The defaults.
@@ -68,6 +77,7 @@ impl SourceConfig {
             interval: Duration::from_millis(250),
             batch_bytes: 8 << 20,
             transaction_timeout: Duration::from_secs(60),
+            pace: None,
         }
     }
 }
@@ -113,6 +123,7 @@ pub struct SourceRunner<S> {
     slots: Vec<Slot>,
     positions: Slot,
     source: S,
+    ahead: Option<Ahead>,
     phase: Phase,
     taken: Taken,
     backoff: Backoff,
@@ -172,6 +183,8 @@ impl<S: Source> SourceRunner<S> {
         let positions_name = positions_topic(&config.name);
         ensure_topic(&*log, &positions_name, Partitions::Exactly(1), &positions_config).await?;
         let (producer, slots, positions) = fence(&log, &config, topic.partitions).await?;
+        let ahead = config.pace.clone();
+        let ahead = ahead.map(|pace| Ahead::new(pace, &config.topic, topic.partitions));
         let mut runner = Self {
             log,
             config,
@@ -179,6 +192,7 @@ impl<S: Source> SourceRunner<S> {
             slots,
             positions,
             source,
+            ahead,
             phase: Phase::Loading(None),
             taken: Taken::default(),
             backoff: Backoff::default(),
@@ -338,6 +352,12 @@ impl<S: Source> SourceRunner<S> {
 
     /// Lets the source push records, and decides whether that is enough.
     async fn read(&mut self) -> Result<Step> {
+        if self.taken.is_empty()
+            && let Some(ahead) = &mut self.ahead
+            && ahead.is_too_far(&*self.log).await?
+        {
+            return Ok(Step::Idle(AHEAD_WAIT));
+        }
         self.flush().await?;
         if !self.producer.in_transaction() {
             self.producer.begin().await?;
@@ -419,6 +439,10 @@ impl<S: Source> SourceRunner<S> {
     async fn end(&mut self) -> Result<Step> {
         self.producer.commit().await?;
         let taken = std::mem::take(&mut self.taken);
+        if let Some(ahead) = &mut self.ahead {
+            let upto = self.slots.iter().map(|slot| self.producer.next_offset(*slot)).collect();
+            ahead.committed(taken.records, upto);
+        }
         self.stats.records += taken.records;
         self.stats.bytes += taken.bytes;
         self.stats.commits += 1;

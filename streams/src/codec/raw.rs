@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{Codec, CodecId};
 use crate::error::CodecError;
+use crate::text::Text;
 
 /// Bytes as they are. Reading copies them out of the batch; a pipeline that parses lines reads them
 /// in place with [`Builder::parse`](crate::Builder::parse).
@@ -27,6 +28,21 @@ impl Codec<Bytes> for Raw {
     }
 }
 
+impl Codec<Vec<u8>> for Raw {
+    const ID: CodecId = <Self as Codec<Bytes>>::ID;
+
+    #[inline]
+    fn encode(&self, value: &Vec<u8>, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        out.extend_from_slice(value);
+        Ok(())
+    }
+
+    #[inline]
+    fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
+        Ok(bytes.to_vec())
+    }
+}
+
 /// UTF-8 text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Str;
@@ -42,11 +58,28 @@ impl Codec<String> for Str {
 
     #[inline]
     fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_owned()),
-            Err(e) => Err(CodecError::new("str", e.to_string())),
-        }
+        text(bytes).map(str::to_owned)
     }
+}
+
+impl Codec<Text> for Str {
+    const ID: CodecId = <Self as Codec<String>>::ID;
+
+    #[inline]
+    fn encode(&self, value: &Text, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        out.extend_from_slice(value.as_bytes());
+        Ok(())
+    }
+
+    #[inline]
+    fn decode(&self, bytes: &[u8]) -> Result<Text, CodecError> {
+        text(bytes).map(Text::from)
+    }
+}
+
+#[inline]
+fn text(bytes: &[u8]) -> Result<&str, CodecError> {
+    std::str::from_utf8(bytes).map_err(|e| CodecError::new("str", e.to_string()))
 }
 
 /// The key of records without one: `()`, written as null. Their partition is the producer's choice.
@@ -84,8 +117,8 @@ impl Codec<()> for NoKey {
 /// use thalweg_streams::codec::{Codec, Nullable, Str};
 ///
 /// let codec = Nullable(Str);
-/// assert!(codec.is_null(&None));
-/// assert_eq!(codec.decode_nullable(None)?, None);
+/// assert!(codec.is_null(&None::<String>));
+/// assert_eq!(codec.decode_nullable(None)?, None::<String>);
 /// assert_eq!(codec.decode_nullable(Some(b""))?, Some(String::new()));
 /// # Ok::<(), thalweg_streams::error::CodecError>(())
 /// ```
