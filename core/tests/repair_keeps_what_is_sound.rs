@@ -79,6 +79,51 @@ fn any_turned_bit_is_repaired_and_costs_one_batch_at_most() {
     assert!(lost > 5, "{lost}");
 }
 
+/// The batch that is damaged is the marker of a transaction that was committed, and told to be. What it
+/// decided for the records before it once went with it: the next open aborted them.
+#[test]
+fn a_commit_whose_marker_is_damaged_stays_a_commit() {
+    for end_of_it in [TransactionEnd::Commit, TransactionEnd::Abort] {
+        let disk = SimDisk::new(1);
+        disk.set_early_write_back(0);
+        let log = open(&disk, Level::Disk, 1).expect("opens");
+        create(&*log, "t", 1, 1 << 20).expect("created");
+        let producer = init(&*log, "tx");
+        append_in(&*log, "tx", producer, &at("t"), 0, "told to be there").expect("stored");
+        end(&*log, "tx", producer, end_of_it).expect("ended");
+        append(&*log, &at("t"), "behind it").expect("stored");
+        log.close().expect("closes");
+        // The coordinator notes that all markers are written.
+        open(&disk, Level::Disk, 2).expect("opens").close().expect("closes");
+        let disk = disk.restart();
+        // They would remember that nothing is open.
+        for name in names(&disk, &folder("t"), "snapshot") {
+            disk.remove(&folder("t").join(name)).expect("there");
+        }
+        disk.sync_dir(&folder("t")).expect("synced");
+        let path = segment("t", 0, "log");
+        let bytes = bytes_of(&disk, &path);
+        let first = thalweg_core::batch::batches(&bytes).next().expect("one").expect("sound");
+        disk.flip_bit(&path, first.bytes.len() as u64 + 70, 0).expect("there");
+        let done = repair(&disk, "/data.repair-1").expect("repaired");
+        let lost: Vec<i64> = done.lost.iter().flat_map(|(_, lost)| lost.clone()).collect();
+        assert_eq!(lost, [1], "the marker");
+        let log = open(&disk, Level::Disk, 5).expect("opens after a repair");
+        let seen = records_from(&*log, &at("t"), Isolation::ReadCommitted, 0, 700).expect("read");
+        let seen: Vec<&str> = seen.iter().map(|(_, value)| &**value).collect();
+        match end_of_it {
+            TransactionEnd::Commit => assert_eq!(seen, ["told to be there", "behind it"]),
+            TransactionEnd::Abort => assert_eq!(seen, ["behind it"]),
+        }
+        // The id goes on as ever.
+        let producer = init(&*log, "tx");
+        append_in(&*log, "tx", producer, &at("t"), 0, "another").expect("stored");
+        end(&*log, "tx", producer, TransactionEnd::Commit).expect("ended");
+        log.close().expect("closes");
+        assert!(is_well(&disk));
+    }
+}
+
 #[test]
 fn a_crash_at_any_step_is_repaired_by_the_next_call() {
     let damage = || {

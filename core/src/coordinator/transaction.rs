@@ -525,6 +525,22 @@ impl TransactionCoordinator {
         })
     }
 
+    /// How the transaction that `producer` wrote ended, if it is the last one of its id and all its markers
+    /// were written once. A partition where it is open lost its marker since, with a damaged batch: what
+    /// was decided, and told, holds for what is left of it there.
+    pub fn ended(&self, producer: ProducerIdentity) -> Option<TransactionEnd> {
+        let is_next = |t: &Transaction| match t.producer.id == producer.id {
+            true => i32::from(t.producer.epoch) == i32::from(producer.epoch) + 1,
+            false => producer.epoch >= EPOCH_MAX,
+        };
+        let last =
+            |t: &&Transaction| t.state.is_complete() && t.previous_id == producer.id && is_next(t);
+        self.transactions.values().find(last).map(|t| match t.state {
+            TransactionState::CompleteCommit => TransactionEnd::Commit,
+            _ => TransactionEnd::Abort,
+        })
+    }
+
     /// What is known of a transactional id.
     pub fn describe(&self, id: &str) -> Option<&Transaction> {
         self.transactions.get(id)

@@ -10,7 +10,7 @@
 //!   coordinators: replay                  what was under way
 //!   members expelled                      no client survives its process
 //!   Ongoing -> abort;  Prepare -> verify what it names, then finish or, if nobody was told, abort
-//!   orphans -> abort                      only when every coordinator was loaded whole
+//!   orphans -> as decided, or abort       only when every coordinator was loaded whole
 //! ```
 //!
 //! Always true here: every step may be interrupted and is repeated by the next open; nothing is
@@ -633,7 +633,7 @@ impl<D: Disk> Opener<D> {
                 inner.finish(&id).await?;
             }
         }
-        self.abort_orphans(inner).await
+        self.end_orphans(inner).await
     }
 
     /// Whether a decision holds: a commit holds when all it names is there, or when anybody may have
@@ -677,9 +677,9 @@ impl<D: Disk> Opener<D> {
         Ok(true)
     }
 
-    /// Aborts transactions that are open in a partition and that no coordinator knows of: their
-    /// Ongoing record was lost.
-    async fn abort_orphans(&mut self, inner: &Arc<Inner<D>>) -> Result<()> {
+    /// Ends transactions that are open in a partition and that no coordinator has under way: as it was
+    /// decided where only the marker was lost, or else, when their Ongoing record was, by aborting them.
+    async fn end_orphans(&mut self, inner: &Arc<Inner<D>>) -> Result<()> {
         let whole = inner.transactions.iter().all(|shard| shard.state.lock().skipped() == 0);
         let mut written = Vec::new();
         for (at, handle) in inner.partitions.load().iter() {
@@ -696,20 +696,30 @@ impl<D: Disk> Opener<D> {
                 }
                 let marker =
                     ProducerIdentity { id: producer.id, epoch: producer.epoch.saturating_add(1) };
+                let ended =
+                    inner.transactions.iter().find_map(|shard| shard.state.lock().ended(producer));
+                let end = ended.unwrap_or(TransactionEnd::Abort);
+                let kind = match end {
+                    TransactionEnd::Commit => Marker::Commit,
+                    TransactionEnd::Abort => Marker::Abort,
+                };
                 let mut positions = inner.positions_in(at);
                 let stored = handle.lock().append_marker(
-                    Marker::Abort,
+                    kind,
                     marker,
                     super::transact::COORDINATOR_EPOCH,
                     inner.clock.now(),
                 );
                 let stored = inner.watch(stored)?;
                 if let Some(positions) = &mut positions {
-                    positions.marker(producer.id, TransactionEnd::Abort);
+                    positions.marker(producer.id, end);
                 }
                 drop(positions);
                 written.push((Arc::clone(handle), stored.next_offset));
-                self.report.aborted += 1;
+                match end {
+                    TransactionEnd::Commit => self.report.finished += 1,
+                    TransactionEnd::Abort => self.report.aborted += 1,
+                }
             }
         }
         if inner.is_durable() {
