@@ -50,6 +50,7 @@ mod header;
 mod records;
 mod rewrite;
 mod sealed;
+mod shape;
 mod sum;
 mod validate;
 mod visible;

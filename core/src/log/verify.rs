@@ -31,7 +31,7 @@ use super::segment::{SIDECAR, path_of};
 use super::sums::Sums;
 use super::walk::Walk;
 use super::{EPOCHS_FILE, HINT_FILE, METADATA_FILE};
-use crate::batch::{BatchRef, Scratch};
+use crate::batch::{BatchRef, Records, Scratch};
 use crate::disk::{Disk, DiskFile, Open, read_file};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, Uuid};
@@ -660,14 +660,9 @@ fn check_records(batch: &BatchRef<'_>, scratch: &mut Scratch, count: &mut u64) -
         *count += u64::from(batch.header.record_count.unsigned_abs());
         return None;
     }
-    let records = match batch.records(scratch) {
-        Ok(records) => records,
-        Err(e) => return Some(e.to_string()),
-    };
-    for record in records {
-        if let Err(e) = record {
-            return Some(e.to_string());
-        }
+    let sound = batch.records(scratch).and_then(Records::check);
+    if let Err(e) = sound {
+        return Some(e.to_string());
     }
     *count += u64::from(batch.header.record_count.unsigned_abs());
     None
