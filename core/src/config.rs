@@ -82,8 +82,8 @@ pub struct LogConfig {
     pub transaction_timeout_max: Duration,
     /// A partition forgets a producer that wrote nothing there for so long, and takes whatever sequence
     /// it comes with next; never one with an open transaction. Default 24 h, as Kafka's
-    /// `producer.id.expiration.ms`. Until then each costs some 200 bytes of memory and 46 of every
-    /// snapshot.
+    /// `producer.id.expiration.ms`; at least [`PRODUCER_EXPIRATION_MIN`]. Until then each costs some 200
+    /// bytes of memory and 46 of every snapshot.
     pub producer_expiration: Duration,
     /// How many bytes of a partition opening reads at most after a crash, beyond what was not synced:
     /// the recovery point follows the log in steps of so many. Default 64 MiB; smaller steps write more
@@ -104,6 +104,26 @@ pub struct LogConfig {
     pub compaction_rate: u64,
     /// How often durable ends are noted in the flushed-offset hint. Default 1 s.
     pub hint_interval: Duration,
+}
+
+/// The least a partition remembers a producer for: a quarter of an hour. A retry comes within minutes, and
+/// producers believe to be known for ten.
+pub const PRODUCER_EXPIRATION_MIN: Duration = Duration::from_secs(15 * 60);
+
+impl LogConfig {
+    /// Checks what would break a promise.
+    ///
+    /// # Errors
+    /// `Invalid`, with the setting and what it may be.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.producer_expiration < PRODUCER_EXPIRATION_MIN {
+            return Err(Error::invalid(format!(
+                "producer_expiration is {:?}: a producer that is forgotten while it retries stores a batch twice; at least {PRODUCER_EXPIRATION_MIN:?}",
+                self.producer_expiration
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Default for LogConfig {

@@ -446,3 +446,35 @@ fn a_record_that_no_batch_holds_keeps_none_back() {
         });
     }
 }
+
+/// A log forgets a producer that was idle for a day, and takes any sequence of it next. Had the second
+/// batch behind such a pause been under way when the first was refused for want of room, it would have
+/// been that one, and the first could never follow.
+#[test]
+fn a_producer_that_was_forgotten_goes_on_behind_a_full_disk() {
+    run(async {
+        let disk = SimDisk::new(1);
+        let clock = Clock::fixed(1_790_000_000_000);
+        let (runtime, entropy) = (Runtime::current(), Entropy::System);
+        let config = config(Level::Disk);
+        let log =
+            open_simulated(&disk, Path::new("/data"), config, runtime, clock.clone(), entropy)?;
+        create(&*log, "t", 1).await?;
+        let settings = ProducerConfig { batch_bytes: 200, ..ProducerConfig::default() };
+        let producer = Producer::open(log.clone(), settings).await?;
+        producer.send("t", Record::value("before")).await?.await?;
+        for _ in 0..110 {
+            clock.advance(864_000);
+            log.tick().await?;
+        }
+        let is_t = |path: &Path| path.to_string_lossy().contains("/t-0/");
+        disk.fail_on(Call::Write, Failure::NoSpace, 2, is_t);
+        let values_sent: Vec<String> = (0..40).map(|n| format!("{n:030}")).collect();
+        let records: Vec<Record> = values_sent.iter().cloned().map(Record::value).collect();
+        producer.send_all("t", &records).await?.await?;
+        let mut wanted = vec!["before".to_owned()];
+        wanted.extend(values_sent);
+        assert_eq!(values(log.clone(), &[at("t")]).await?, [wanted]);
+        log.close()
+    });
+}

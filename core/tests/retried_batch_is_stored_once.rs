@@ -184,6 +184,9 @@ fn a_producer_that_was_idle_for_a_day_is_forgotten() {
     const LOOK: i64 = 864_000;
     let disk = SimDisk::new(1);
     let clock = Clock::fixed(NOW);
+    let short = LogConfig { producer_expiration: Duration::from_secs(60), ..config(Level::Disk) };
+    let refused = open_at(&disk, short, clock.clone(), 1).err();
+    assert!(matches!(refused, Some(Error::Invalid { .. })), "a retry may take longer: {refused:?}");
     let config = LogConfig { transaction_timeout_max: 24 * DAY, ..config(Level::Disk) };
     let log = open_at(&disk, config, clock.clone(), 1).expect("opens");
     create(&*log, "t", 1, 1 << 20).expect("created");

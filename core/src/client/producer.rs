@@ -94,7 +94,13 @@ struct State {
 struct OpenBatch {
     receipt: Arc<Receipt>,
     turn: u64,
+    /// When the partition last took a batch.
+    taken_at: Timestamp,
 }
+
+/// For how long a log certainly remembers a producer: less than
+/// [`PRODUCER_EXPIRATION_MIN`](crate::config::PRODUCER_EXPIRATION_MIN); in Kafka it is a day by default.
+const KNOWN_MS: i64 = 10 * 60_000;
 
 /// A whole batch on its way to the log.
 struct Batch {
@@ -690,15 +696,19 @@ impl Shared {
     }
 
     /// The next batch to append. The first one of a partition goes alone: to a log that does not know
-    /// the producer yet, any sequence is good, also that of a batch that overtook it.
+    /// the producer, any sequence is good, also that of a batch that overtook it. So does the first one
+    /// behind a pause: the log may have forgotten the producer.
     fn next_batch(
         &self,
         state: &mut MutexGuard<'_, State>,
         under_way: &VecDeque<Slot>,
     ) -> Option<Batch> {
         let slot = state.accumulator.first_ready()?.slot;
-        if state.accumulator.next_offset(slot).is_none() && under_way.contains(&slot) {
-            return None;
+        if under_way.contains(&slot) {
+            let silent = self.log.now() - state.open[slot.0].taken_at;
+            if state.accumulator.next_offset(slot).is_none() || silent > KNOWN_MS {
+                return None;
+            }
         }
         let (ready, receipt) = state.accumulator.next_ready().zip(state.ready.pop_front())?;
         state.under_way_bytes += ready.batch.bytes().len();
@@ -723,6 +733,7 @@ impl Shared {
         match result {
             Ok(appended) => {
                 state.accumulator.appended(batch.ready.slot, appended.next_offset);
+                state.open[batch.ready.slot.0].taken_at = self.log.now();
                 batch.receipt.answer(Ok(appended.base_offset));
                 state.accumulator.reuse(batch.ready.batch.into_bytes());
             }

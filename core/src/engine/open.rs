@@ -97,7 +97,8 @@ impl<D: Disk> Engine<D> {
     ///
     /// # Errors
     /// `InUse` naming the process that has it; `Unsupported` for a newer layout; `Damaged` when the
-    /// metadata or a coordinator cannot be trusted; `Io`.
+    /// metadata or a coordinator cannot be trusted; `Invalid` for a setting that would break a promise;
+    /// `Io`.
     pub async fn open(
         disk: D,
         dir: impl Into<PathBuf>,
@@ -106,6 +107,7 @@ impl<D: Disk> Engine<D> {
         clock: Clock,
         entropy: Entropy,
     ) -> Result<Self> {
+        config.check()?;
         let dir = dir.into();
         let log_dir = dir.join(LOG_DIR);
         refuse_foreign(&disk, &dir)?;
