@@ -539,6 +539,33 @@ fn an_end_gives_the_identities_of_markers_and_of_the_next_transaction() {
     assert_eq!(world.log.len(), records);
 }
 
+/// What a lost marker said is known of an id's last transaction, until the next one begins, and not of
+/// clients that keep their epoch from one transaction to the next.
+#[test]
+fn how_the_last_transaction_ended_is_known_by_its_identity() {
+    for end in [Commit, Abort] {
+        let (mut world, data) = in_state(TransactionState::Ongoing);
+        assert_eq!(world.coordinator.ended(data), None);
+        let plan = world.decide("tx", data, end);
+        assert_eq!(world.coordinator.ended(data), None, "its markers are under way");
+        world.complete("tx");
+        assert_eq!(world.coordinator.ended(data), Some(end));
+        assert_eq!(world.coordinator.ended(identity(data.id, data.epoch + 1)), None);
+        assert_eq!(world.coordinator.ended(identity(data.id, data.epoch - 1)), None);
+        assert_eq!(world.coordinator.ended(identity(data.id + 1, data.epoch)), None);
+        world.add("tx", plan.next, "t");
+        assert_eq!(world.coordinator.ended(data), None);
+    }
+    // CompleteCommit of producer 7 epoch 3: (tag 0) its markers' id, (tag 2) how its client ends.
+    let value = Value { state: 4, ..Value::default() };
+    for (version, known) in [(1, None), (2, Some(Commit))] {
+        let tags: [(&[u8], &[u8]); 2] = [(&[0], &7_i64.to_be_bytes()), (&[2], &[0, version])];
+        let mut coordinator = TransactionCoordinator::new(TIMEOUT_MS_MAX);
+        coordinator.replay(&key("tx"), Some(&value.v1(&tags))).expect("legal bytes");
+        assert_eq!(coordinator.ended(identity(7, 2)), known, "version {version}");
+    }
+}
+
 #[test]
 fn a_repeated_end_gets_the_first_answer_until_the_next_transaction_begins() {
     for end in [Commit, Abort] {

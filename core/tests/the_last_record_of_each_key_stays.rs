@@ -312,7 +312,8 @@ fn aborted_records_go_at_once_and_markers_when_nothing_is_left_of_their_transact
     disk.remove(&folder("t").join("flushed-offset")).expect("there");
     let log = open(&disk, Level::Disk, 9).expect("opens");
     let report = log.report();
-    assert_eq!((report.damaged.len(), report.aborted, report.revoked), (0, 0, 0));
+    let ended = (report.aborted, report.finished, report.revoked);
+    assert_eq!((report.damaged.len(), ended), (0, (0, 0, 0)));
     assert_decided(&*log, "t", "nothing opens again");
     assert_eq!(values(&*log)["b"].as_deref(), Some("in a transaction"));
 }

@@ -110,8 +110,7 @@ pub struct Worker {
     tasks: Vec<Running>,
     /// How many read repartition topics.
     repartitioned: usize,
-    /// Which of them, and of the others, is asked first.
-    turn: usize,
+    turns: Turns,
     scratch: Scratch,
     began: Option<Timestamp>,
     last_checkpoint: Timestamp,
@@ -122,6 +121,28 @@ pub struct Worker {
     /// What came while it waited: the next step's.
     waited_for: Option<Vec<Fetched>>,
 }
+
+/// Who is asked first.
+#[derive(Default)]
+struct Turns {
+    all: usize,
+    repartitioned: usize,
+    others: usize,
+}
+
+impl Turns {
+    /// The next turn, after one in which of the others, and of those that read repartition topics, any was
+    /// asked. Only then the next of its kind is first: if every turn counted, it could be the same one
+    /// whenever its kind is reached.
+    fn pass(&mut self, [others, repartitioned]: [bool; 2]) {
+        self.all = self.all.wrapping_add(1);
+        self.others = self.others.wrapping_add(usize::from(others));
+        self.repartitioned = self.repartitioned.wrapping_add(usize::from(repartitioned));
+    }
+}
+
+/// One turn in so many begins with the inputs that are no repartition topics.
+const OTHERS_FIRST: usize = 8;
 
 struct Saving {
     tasks: Vec<usize>,
@@ -190,7 +211,7 @@ impl Worker {
             config,
             tasks,
             repartitioned,
-            turn: 0,
+            turns: Turns::default(),
             scratch: Scratch::default(),
             began: None,
             last_checkpoint,
@@ -231,13 +252,19 @@ impl Worker {
             None => self.log.fetch(&self.wanted(), self.fetch_options(Duration::ZERO)).await?,
         };
         let mut worked = false;
-        let order: Vec<usize> = self.order().collect();
-        for (index, one) in order.into_iter().zip(&fetched) {
+        // The answer may leave out those that had nothing, and ends where it is long enough.
+        let mut order = self.order().into_iter();
+        let mut asked = [false; 2];
+        for one in &fetched {
+            let Some(index) = order.find(|index| self.tasks[*index].ready.input == one.at) else {
+                return Err(Error::invalid(format!("records of {} that nobody asked for", one.at)));
+            };
+            asked[usize::from(index < self.repartitioned)] = true;
             if is_now || !one.batches.is_empty() {
                 worked |= self.process(index, one).await?;
             }
         }
-        self.turn = self.turn.wrapping_add(1);
+        self.turns.pass(asked);
         let now = self.log.now();
         let open = self.tasks.iter().any(|t| t.touched);
         let waited = self.began.is_some_and(|began| now - began >= self.config.commit_ms);
@@ -263,26 +290,33 @@ impl Worker {
     }
 
     /// The tasks as they are asked for in this turn. One fetch brings about `fetch_bytes` of them all, so
-    /// those in front have what they want, and each comes to the front in turn. Repartition topics do
-    /// always: what the application itself made is read before it makes more, and is found in memory. That
-    /// starves nobody, for it is made of what the others read.
-    fn order(&self) -> impl Iterator<Item = usize> {
-        let turned = |tasks: Range<usize>| {
-            let by = self.turn % tasks.len().max(1);
+    /// those in front have what they want, and each comes to the front in turn. Repartition topics come
+    /// before the others, so that what the application itself made is read before it makes more, and is
+    /// found in memory; but for one turn in [`OTHERS_FIRST`], as other threads fill them too, and could
+    /// keep this one from its own inputs for good.
+    fn order(&self) -> Vec<usize> {
+        let turned = |tasks: Range<usize>, turn: usize| {
+            let by = turn % tasks.len().max(1);
             tasks.clone().skip(by).chain(tasks.take(by))
         };
-        turned(0..self.repartitioned).chain(turned(self.repartitioned..self.tasks.len()))
+        let made = turned(0..self.repartitioned, self.turns.repartitioned);
+        let others = turned(self.repartitioned..self.tasks.len(), self.turns.others);
+        match self.turns.all % OTHERS_FIRST {
+            0 => others.chain(made).collect(),
+            _ => made.chain(others).collect(),
+        }
     }
 
     fn wanted(&self) -> Vec<FetchFrom> {
-        self.order()
-            .map(|index| &self.tasks[index].ready)
-            .map(|ready| FetchFrom {
+        let ask = |index: usize| {
+            let ready = &self.tasks[index].ready;
+            FetchFrom {
                 at: ready.input.clone(),
                 offset: ready.next_offset,
                 max_bytes: self.config.fetch_bytes,
-            })
-            .collect()
+            }
+        };
+        self.order().into_iter().map(ask).collect()
     }
 
     fn fetch_options(&self, max_wait: Duration) -> FetchOptions {

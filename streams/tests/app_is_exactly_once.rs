@@ -217,13 +217,15 @@ const FEW: Topic<u32, String> = Topic::new("few");
 const COPIES: Topic<u32, String> = Topic::new("copies");
 
 /// A thread reads so much at a time, of all its inputs together. What the application itself made comes
-/// first, so that it does not pile up; of the others each has its turn, however much the first have.
+/// first, so that it does not pile up; of the others each has its turn, however much the first have. Five
+/// inputs and five turns from one batch of words to the next: when every turn counted, it was the first
+/// partition of words that came up each time.
 #[test]
 fn what_was_made_is_read_first_and_no_input_starves() {
     let disk = machine(1);
     let log = open(&disk, Level::Os, 1).expect("opens");
     let config = TopicConfig::default();
-    let few = NewTopic { name: FEW.name().to_owned(), partitions: 1, config };
+    let few = NewTopic { name: FEW.name().to_owned(), partitions: 3, config };
     now(log.create_topic(&few)).expect("created");
     let mut builder = BatchBuilder::new(Compression::None, 256);
     let codec = thalweg_streams::codec::Bincode;
@@ -232,7 +234,7 @@ fn what_was_made_is_read_first_and_no_input_starves() {
     codec.encode(&"one".to_owned(), &mut value).expect("text");
     builder.push(0, Some(&key), Some(&value), &[]).expect("small");
     let batch = builder.finish(ProducerIdentity::NONE, -1, false).expect("a batch");
-    now(log.append(&TopicPartition::new("few", 0), batch, None, Ack::Level)).expect("appended");
+    now(log.append(&TopicPartition::new("few", 2), batch, None, Ack::Level)).expect("appended");
 
     let both = |b: &Builder| {
         pipeline(b)?;
@@ -264,6 +266,7 @@ fn what_was_made_is_read_first_and_no_input_starves() {
     now(app.end_of_input()).expect("at its end");
     now(app.stop()).expect("stopped");
     assert!(copied.is_some_and(|step| step < 12), "{copied:?}");
-    assert!(most <= 10, "{most} records wait that the application made");
+    // Of two batches, markers included; where they come last it is all of them.
+    assert!(most <= 20, "{most} records wait that the application made");
     check(log.as_ref(), "in turn");
 }

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Always true here: what counts is records of commits, and a commit is behind the group as soon as all
-//! its records are. Markers and records of aborted transactions, which move no group's position, can
-//! therefore never hold a source back for good.
+//! its records are. Markers and records of aborted transactions, for which no group need move its position,
+//! can therefore never hold a source back for good.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::{Either, select};
 use thalweg_core::client::log::Log;
 use thalweg_core::ids::{Offset, TopicPartition};
 
@@ -35,6 +37,9 @@ pub struct Pace {
     pub records: u64,
 }
 
+/// How long the readers' positions are waited for at a time.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// What a source has committed and its readers have not.
 pub(super) struct Ahead {
     pace: Pace,
@@ -43,6 +48,8 @@ pub(super) struct Ahead {
     sent: VecDeque<Sent>,
     /// Records of all that is in `sent`.
     records: u64,
+    /// It was told that nobody reads.
+    warned: bool,
 }
 
 /// A commit.
@@ -56,7 +63,7 @@ impl Ahead {
     pub(super) fn new(pace: Pace, topic: &str, partitions: u32) -> Self {
         let topic: Arc<str> = topic.into();
         let at = (0..partitions).map(|n| TopicPartition::new(topic.clone(), n)).collect();
-        Self { pace, at, sent: VecDeque::new(), records: 0 }
+        Self { pace, at, sent: VecDeque::new(), records: 0, warned: false }
     }
 
     /// A transaction is committed.
@@ -67,12 +74,30 @@ impl Ahead {
         }
     }
 
+    /// Begins anew: the topic may be another one of the same name.
+    pub(super) fn forget(&mut self) {
+        self.sent.clear();
+        self.records = 0;
+    }
+
     /// Whether the readers must come closer first. Asks for their positions only when they may have to.
     pub(super) async fn is_too_far(&mut self, log: &dyn Log) -> Result<bool> {
         if self.records <= self.pace.records {
             return Ok(false);
         }
-        let read = log.committed_offsets(&self.pace.group, &self.at).await?;
+        // It waits while a position is being decided, which the caller's stop must not.
+        let read = log.committed_offsets(&self.pace.group, &self.at);
+        let Either::Left((read, _)) = select(read, log.sleep(PATIENCE)).await else {
+            return Ok(true);
+        };
+        let read = read?;
+        if read.iter().all(Option::is_none) && !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(
+                group = self.pace.group,
+                topic = &*self.at[0].topic,
+                "the source waits for this group, which has not committed anything there: does it run?"
+            );
+        }
         let is_read = |upto: &Vec<Option<Offset>>| {
             upto.iter().zip(&read).all(|(upto, read)| {
                 upto.is_none_or(|upto| read.as_ref().is_some_and(|read| read.offset >= upto))

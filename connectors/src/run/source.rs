@@ -62,7 +62,7 @@ pub struct SourceConfig {
     pub pace: Option<Pace>,
 }
 
-/// How long a source waits that is ahead: a few records' time to a pipeline.
+/// How long a source waits that is ahead before it looks again.
 const AHEAD_WAIT: Duration = Duration::from_millis(5);
 
 impl SourceConfig {
@@ -319,6 +319,9 @@ impl<S: Source> SourceRunner<S> {
                     fence(&self.log, &self.config, partitions).await?;
                 self.stats.aborts += 1;
                 self.taken = Taken::default();
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.forget();
+                }
                 self.phase = Phase::Loading(None);
                 Ok(Step::Worked)
             }

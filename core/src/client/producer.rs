@@ -706,7 +706,7 @@ impl Shared {
         let slot = state.accumulator.first_ready()?.slot;
         if under_way.contains(&slot) {
             let silent = self.log.now() - state.open[slot.0].taken_at;
-            if state.accumulator.next_offset(slot).is_none() || silent > KNOWN_MS {
+            if state.accumulator.next_offset(slot).is_none() || !(0..=KNOWN_MS).contains(&silent) {
                 return None;
             }
         }

@@ -515,8 +515,9 @@ impl TransactionCoordinator {
     }
 
     /// Whether a transaction of `producer_id` that is open in `at` will get its marker from here. One
-    /// that no coordinator owns lost its AddPartitions and must be aborted, but only when every
-    /// coordinator was loaded whole (and [`skipped`](Self::skipped) nothing).
+    /// that no coordinator owns lost its marker, and is ended as it was decided ([`ended`](Self::ended)),
+    /// or its AddPartitions, and must be aborted; but only when every coordinator was loaded whole (and
+    /// [`skipped`](Self::skipped) nothing).
     pub fn owns(&self, producer_id: i64, at: &TopicPartition) -> bool {
         self.transactions.values().any(|t| {
             t.producer.id == producer_id
@@ -527,14 +528,19 @@ impl TransactionCoordinator {
 
     /// How the transaction that `producer` wrote ended, if it is the last one of its id and all its markers
     /// were written once. A partition where it is open lost its marker since, with a damaged batch: what
-    /// was decided, and told, holds for what is left of it there.
+    /// was decided, and told, holds for what is left of it there. Only of those that raised the epoch at
+    /// their end is it known which one was the last: older clients write several under one epoch.
     pub fn ended(&self, producer: ProducerIdentity) -> Option<TransactionEnd> {
         let is_next = |t: &Transaction| match t.producer.id == producer.id {
             true => i32::from(t.producer.epoch) == i32::from(producer.epoch) + 1,
             false => producer.epoch >= EPOCH_MAX,
         };
-        let last =
-            |t: &&Transaction| t.state.is_complete() && t.previous_id == producer.id && is_next(t);
+        let last = |t: &&Transaction| {
+            t.state.is_complete()
+                && t.client_version >= CLIENT_VERSION
+                && t.previous_id == producer.id
+                && is_next(t)
+        };
         self.transactions.values().find(last).map(|t| match t.state {
             TransactionState::CompleteCommit => TransactionEnd::Commit,
             _ => TransactionEnd::Abort,

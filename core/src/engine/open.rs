@@ -698,8 +698,11 @@ impl<D: Disk> Opener<D> {
                 }
                 let marker =
                     ProducerIdentity { id: producer.id, epoch: producer.epoch.saturating_add(1) };
-                let ended =
-                    inner.transactions.iter().find_map(|shard| shard.state.lock().ended(producer));
+                // What is open began with another epoch where markers of two are gone: then nobody knows.
+                let first = handle.view.log.batch_at(first_offset)?;
+                let is_one = first.is_some_and(|header| header.producer == producer);
+                let ended = inner.transactions.iter().filter(|_| is_one);
+                let ended = ended.into_iter().find_map(|shard| shard.state.lock().ended(producer));
                 let end = ended.unwrap_or(TransactionEnd::Abort);
                 let kind = match end {
                     TransactionEnd::Commit => Marker::Commit,

@@ -83,7 +83,7 @@ pub struct TakeOver {
 impl<D: Disk> Engine<D> {
     /// Makes a log directory of Apache Kafka a data folder of ours, in place: its partitions, positions
     /// of groups and transactional ids are served by [`Engine::open`] afterwards. Transactions that are
-    /// open are aborted, as whenever a folder is opened. A take-over that was interrupted is finished.
+    /// open are ended as whenever a folder is opened: as decided, or aborted. A take-over that was interrupted is finished.
     ///
     /// The file system must have hard links. Space is needed for a few small files a partition, and for
     /// a copy of the last segment of those whose tail was torn by a power loss.
