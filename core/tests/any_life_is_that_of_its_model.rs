@@ -262,13 +262,13 @@ impl Life {
             }
             Step::Tick => {
                 now(self.log.tick())?;
-                self.check_start("retention")?;
+                self.check_start("retention", false)?;
             }
             Step::Look => {
                 for _ in 0..2 {
                     now(self.log.tick())?;
                 }
-                self.check_start("retention")?;
+                self.check_start("retention", false)?;
                 self.look("alive")?;
             }
             Step::Stop => {
@@ -289,7 +289,7 @@ impl Life {
 
     /// The log start only rises, and by nothing but what was asked for, what was under way, or what the
     /// topic's retention lets go of.
-    fn check_start(&mut self, what: &str) -> Result<()> {
+    fn check_start(&mut self, what: &str, shrank: bool) -> Result<()> {
         let offsets = self.offsets()?;
         let (before, start) = (self.start, offsets.start);
         assert!(start >= before, "{what}: the log start fell from {before} to {start}");
@@ -307,7 +307,7 @@ impl Life {
             "{what}: the log start rose from {before} to {start}"
         );
         assert!(start <= offsets.last_stable, "{what}: {offsets:?}");
-        let only_by_size = !asked && !limited;
+        let only_by_size = !asked && !limited && !shrank;
         if let (Some(keep), true) = (self.config.retention_bytes, only_by_size) {
             let mut left = 0;
             let io = |e| Error::io("look at", &folder("t"), e);
@@ -355,7 +355,10 @@ impl Life {
     fn learn(&mut self, power: bool) -> Result<()> {
         let config = now(self.log.topic("t")).expect("there").config;
         assert!(config == self.config || self.altering, "{config:?} where {:?}", self.config);
-        self.check_start("recovery")?;
+        // At level `os` a power loss may take what made the log large enough for its front to go.
+        let forgives = power && self.level == Level::Os;
+        let shrank = forgives && self.offsets()?.end < self.written;
+        self.check_start("recovery", shrank)?;
         (self.config, self.altering, self.deleting) = (config, false, None);
         let there = self.offsets_seen(Isolation::ReadUncommitted)?;
         let end = there.last().map_or(self.start, |last| last + 1);
@@ -368,7 +371,6 @@ impl Life {
         self.records.split_off(&end);
         self.ends.retain(|&next| next <= end);
         let seen = self.offsets_seen(Isolation::ReadCommitted)?;
-        let forgives = power && self.level == Level::Os;
         for (number, fate) in self.transactions.iter_mut().enumerate() {
             let of_it = |(offset, kept): (&Offset, &Kept)| {
                 (kept.transaction == Some(number)).then_some(*offset)
