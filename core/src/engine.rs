@@ -21,6 +21,8 @@
 mod append;
 pub mod clock;
 mod compact;
+mod finish;
+mod folder;
 mod foreign;
 mod groups;
 mod handle;
@@ -30,6 +32,7 @@ mod look;
 mod maintain;
 mod open;
 mod read;
+mod replay;
 pub mod runtime;
 mod sync;
 mod take_over;
@@ -59,8 +62,9 @@ use crate::ids::{LeaderEpoch, TopicPartition, Uuid};
 use crate::log::Buffers;
 
 pub use self::compact::Maintained;
+pub use self::folder::STATE_DIR;
 pub use self::instances::{open_real, open_simulated};
-pub use self::open::{OpenReport, STATE_DIR};
+pub use self::open::OpenReport;
 pub use self::take_over::TakeOver;
 pub use self::truncate::Truncation;
 
@@ -127,7 +131,7 @@ struct Inner<D: Disk> {
 /// open reads more.
 pub struct Engine<D: Disk> {
     inner: Arc<Inner<D>>,
-    locks: Mutex<Option<open::Locks<D>>>,
+    locks: Mutex<Option<folder::Locks<D>>>,
     report: OpenReport,
 }
 
@@ -313,7 +317,7 @@ impl<D: Disk> Inner<D> {
                 break;
             }
         }
-        let marked = open::mark_clean(&self.disk, &self.log_dir());
+        let marked = folder::mark_clean(&self.disk, &self.log_dir());
         // Whatever stopped it before says more.
         let _ = self.stopped.set("it was closed".to_owned());
         self.wake_all();

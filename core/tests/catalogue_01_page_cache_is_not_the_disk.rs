@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::*;
+use thalweg_core::Error;
 use thalweg_core::client::log::*;
 use thalweg_core::disk::sim::{Call, Crash, Failure, SimDisk};
 
@@ -92,11 +93,9 @@ fn an_operation_that_fails_loses_nothing_and_leaves_nothing_half_done() {
     }
 }
 
-/// The same, told in steps: the sync of a batch fails, the writer is told, the next run finds the
-/// batch in the cache and not on the medium.
-#[test]
-fn after_a_failed_sync_nothing_is_acknowledged_until_recovery_looked_at_the_medium() {
-    let disk = SimDisk::new(3);
+/// A log that acknowledged "kept" and then met a sync that failed, with what the writer of "lost" was told.
+fn a_sync_failed(seed: u64) -> (SimDisk, SimEngine, Error) {
+    let disk = SimDisk::new(seed);
     disk.set_early_write_back(0);
     let log = open(&disk, Level::Disk, 1).expect("opens");
     create(&*log, "t", 1, 1 << 20).expect("created");
@@ -104,12 +103,20 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_recovery_looked_at_the_medi
     let of_topic = |path: &std::path::Path| path.starts_with(folder("t"));
     disk.fail_on(Call::SyncData, Failure::Io, 1, of_topic);
     let refused = append(&*log, &at("t"), "lost").expect_err("not acknowledged");
-    assert!(matches!(refused, thalweg_core::Error::Stopped { .. }), "{refused}");
+    (disk, log, refused)
+}
+
+/// The same, told in steps: the sync of a batch fails, the writer is told, the next run finds the
+/// batch in the cache and not on the medium.
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_until_recovery_looked_at_the_medium() {
+    let (disk, log, refused) = a_sync_failed(3);
+    assert!(matches!(refused, Error::Stopped { .. }), "{refused}");
     // Nothing is tried again: the second sync would succeed and lie.
     let again = append(&*log, &at("t"), "later").expect_err("stopped");
     assert!(again.to_string().contains("reopened"), "{again}");
     let tick = now(log.tick()).expect_err("stopped");
-    assert!(matches!(tick, thalweg_core::Error::Stopped { .. }), "{tick}");
+    assert!(matches!(tick, Error::Stopped { .. }), "{tick}");
     assert!(log.close().is_err(), "a stopped log is not marked as cleanly stopped");
 
     drop(log);
@@ -130,14 +137,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_recovery_looked_at_the_medi
 fn what_is_shown_after_a_failed_sync_stays() {
     let mut differs = 0;
     for seed in 0..16 {
-        let disk = SimDisk::new(seed);
-        disk.set_early_write_back(0);
-        let log = open(&disk, Level::Disk, 1).expect("opens");
-        create(&*log, "t", 1, 1 << 20).expect("created");
-        append(&*log, &at("t"), "kept").expect("acknowledged");
-        let of_topic = |path: &std::path::Path| path.starts_with(folder("t"));
-        disk.fail_on(Call::SyncData, Failure::Io, 1, of_topic);
-        append(&*log, &at("t"), "lost").expect_err("not acknowledged");
+        let (disk, log, _) = a_sync_failed(seed);
         drop(log);
         let log = open(&disk, Level::Disk, 2).expect("opens");
         let shown = committed(&*log, "t");

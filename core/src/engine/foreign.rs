@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::METADATA_TOPIC;
-use super::open::{CLEAN_MARKER, is_there};
+use super::folder::{CLEAN_MARKER, is_there};
 use crate::batch::{self, Scratch, crc32c};
 use crate::config::TopicConfig;
 use crate::coordinator::cluster::{Cluster, ClusterTopic};

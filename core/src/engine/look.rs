@@ -29,12 +29,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::clock::{Clock, Entropy};
+use super::folder::{CLEAN_MARKER, FORMAT_FILE, LOG_DIR, check_format, is_there};
 use super::foreign::{Survey, is_foreign, survey};
 use super::handle::PartitionHandle;
-use super::open::{
-    CLEAN_MARKER, FORMAT_FILE, LOG_DIR, Logs, MetadataWriter, OpenReport, Opened, Opener,
-    check_format, is_there, replay,
-};
+use super::open::{Logs, MetadataWriter, OpenReport, Opened, Opener};
+use super::replay::replay;
 use super::runtime::Runtime;
 use super::take_over::TAKING_OVER;
 use super::topics::{like, open_partition};

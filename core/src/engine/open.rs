@@ -1,32 +1,33 @@
 //! F6 · Opening a folder, in the only order that is right (crash-catalogue 1-3, 8, 10, 13).
 //!
 //! ```text
-//!   locks, format                         nobody else is in here, and we know the layout
+//!   locks, format                         nobody else is in here, and we know the layout: folder.rs
 //!   clean marker away, durably            before anything is written
 //!   metadata: recover, replay             which topics there are
 //!   every partition: recover              durable end = log end, or damaged
 //!   a new leader epoch, durably           after an unclean stop; no epoch is given out twice
 //!   deletions and creations completed     folders follow the metadata
-//!   coordinators: replay                  what was under way
-//!   members expelled                      no client survives its process
-//!   Ongoing -> abort;  Prepare -> verify what it names, then finish or, if nobody was told, abort
-//!   orphans -> as decided, or abort       only when every coordinator was loaded whole
+//!   coordinators: replay                  what was under way: replay.rs
+//!   what was under way: brought to an end finish.rs
 //! ```
 //!
 //! Always true here: every step may be interrupted and is repeated by the next open; nothing is
 //! decided on bytes that are not on the medium; a read error refuses to open.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::clock::{Clock, Entropy};
-use super::foreign::is_foreign;
+use super::folder::{
+    LOG_DIR, Locks, STATE_DIR, check_format, is_there, lock, make_data_dir, make_dir,
+    refuse_foreign, take_clean_marker,
+};
 use super::handle::PartitionHandle;
+use super::replay::replay;
 use super::runtime::Runtime;
 use super::sync::SyncQueue;
 use super::topics::{make_folders, open_partition, opening, remove_folders};
@@ -34,41 +35,21 @@ use super::{
     Engine, Inner, METADATA_TOPIC, OFFSETS_TOPIC, Partitions, ProducerIds, Shard,
     TRANSACTIONS_TOPIC,
 };
-use crate::batch::{self, BatchRef, Marker};
+use crate::batch;
 use crate::config::{Cleanup, Level, LogConfig, TopicConfig};
+use crate::coordinator::CoordinatorRecord;
 use crate::coordinator::group::GroupCoordinator;
 use crate::coordinator::metadata::Metadata;
-use crate::coordinator::transaction::{EndPlan, TransactionCoordinator, Undecided};
-use crate::coordinator::{CoordinatorRecord, Malformed};
+use crate::coordinator::transaction::TransactionCoordinator;
 use crate::disk::handles::Handles;
-use crate::disk::{Disk, LockKind, read_file, replace_file};
+use crate::disk::{Disk, LockKind};
 use crate::error::{Error, Result};
 use crate::ids::{LeaderEpoch, Offset, ProducerIdentity, TopicPartition, Uuid};
 use crate::log::{
     Buffers, METADATA_FILE, Opening, PartitionLog, Recovered, create_folder, topic_id_of,
 };
 use crate::partition::Partition;
-use crate::request::{NewTopic, TopicInfo, TransactionEnd};
-
-/// The folder of the log inside the data folder.
-pub(super) const LOG_DIR: &str = "log";
-/// The folder for the state of the layers above, inside the data folder.
-pub const STATE_DIR: &str = "state";
-///
-/// - 1: partitions begin at 0, their hint ends after the durable end.
-/// - 2: a log start, and a recovery point within a segment. What was written at 1 is read; a program of
-///   layout 1 would not know that records were deleted.
-/// - 3: compacted segments, between whose batches offsets are missing: to a program of layout 2 that
-///   is damage.
-pub(super) const FORMAT: u32 = 3;
-pub(super) const FORMAT_FILE: &str = "format";
-pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
-
-/// The locks of an open folder.
-pub(super) struct Locks<D: Disk> {
-    _folder: D::Lock,
-    _log: D::Lock,
-}
+use crate::request::{NewTopic, TopicInfo};
 
 /// What opening found and did.
 #[derive(Clone, Debug, Default)]
@@ -119,7 +100,7 @@ impl<D: Disk> Engine<D> {
         // Whoever wrote these names may have been killed before syncing them.
         disk.sync_dir(&dir).map_err(|e| Error::io("sync", &dir, e))?;
         let log = lock(&disk, &log_dir, &log_dir.join(".lock"), LockKind::WithRecordLock)?;
-        let locks = Locks { _folder: folder, _log: log };
+        let locks = Locks::new(folder, log);
 
         let clean = take_clean_marker(&disk, &log_dir)?;
         let mut opener = Opener {
@@ -165,142 +146,6 @@ fn keep_ticking<D: Disk>(inner: &Arc<Inner<D>>) {
         })
     }
     inner.runtime.run_later(inner.config.hint_interval, again(Arc::downgrade(inner)));
-}
-
-/// Refuses a log directory of Apache Kafka: ours beside it would make a broker refuse it, too.
-fn refuse_foreign<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    if is_there(disk, &dir.join(FORMAT_FILE))? || !is_there(disk, dir)? || !is_foreign(disk, dir)? {
-        return Ok(());
-    }
-    Err(Error::Unsupported {
-        path: dir.to_owned(),
-        what: "it is a log directory of Apache Kafka: look at it read-only, or take it over first"
-            .to_owned(),
-    })
-}
-
-/// Makes the data folder with its parents, and every name on the way to it durable: also of folders
-/// that are there already, because whoever made them may have been killed before syncing them. Not
-/// again once there is a `format`, which is written after this.
-fn make_data_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    if is_there(disk, &dir.join(FORMAT_FILE))? {
-        return Ok(());
-    }
-    let way: Vec<&Path> = dir.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
-    for folder in way.into_iter().rev() {
-        let was_there = is_there(disk, folder)?;
-        make_dir(disk, folder)?;
-        let Some(parent) = folder.parent() else { continue };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        match disk.sync_dir(parent) {
-            // We could not have made a name there, and did not.
-            Err(e) if was_there && no_place_to_make_names(&e) => {}
-            other => other.map_err(|e| Error::io("sync", parent, e))?,
-        }
-    }
-    Ok(())
-}
-
-/// Whether a folder refuses to be synced because of what it is: not ours, or of a file system that is
-/// read-only or has nothing to sync.
-fn no_place_to_make_names(e: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
-    matches!(e.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
-}
-
-/// Makes a folder that may be there already; its name is not durable yet.
-fn make_dir<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    if is_there(disk, dir)? {
-        return Ok(());
-    }
-    match disk.create_dir(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", dir, e)),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn is_there<D: Disk>(disk: &D, path: &Path) -> Result<bool> {
-    match disk.stat(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::io("look at", path, e)),
-    }
-}
-
-pub(super) fn lock<D: Disk>(disk: &D, dir: &Path, path: &Path, kind: LockKind) -> Result<D::Lock> {
-    disk.lock(path, kind).map_err(|e| {
-        if e.kind() != io::ErrorKind::WouldBlock {
-            return Error::io("lock", path, e);
-        }
-        let pid = read_file(disk, path, 64).ok().and_then(|b| String::from_utf8(b).ok());
-        let by = match pid.as_deref().map(str::trim) {
-            Some(pid) if !pid.is_empty() => format!(" by process {pid}"),
-            _ => String::new(),
-        };
-        Error::InUse { path: dir.to_owned(), by }
-    })
-}
-
-pub(super) fn check_format<D: Disk>(disk: &D, dir: &Path) -> Result<()> {
-    let path = dir.join(FORMAT_FILE);
-    match read_file(disk, &path, 64) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
-            match text.trim().parse::<u32>() {
-                Ok(FORMAT) => Ok(()),
-                // Before anything is written that an older program would misread.
-                Ok(found) if found < FORMAT => {
-                    replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())
-                        .map_err(|e| Error::io("write", &path, e))
-                }
-                Ok(found) => Err(Error::Unsupported {
-                    path,
-                    what: format!(
-                        "the folder has layout {found}, this program reads up to {FORMAT}: use the program that wrote it, or a newer one"
-                    ),
-                }),
-                Err(_) => Err(Error::damaged(
-                    &path,
-                    0,
-                    "no layout number in it: restore the file (its content is \"3\") or use another folder",
-                )),
-            }
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            if disk.stat(&dir.join(LOG_DIR).join(format!("{METADATA_TOPIC}-0"))).is_ok() {
-                return Err(Error::damaged(
-                    &path,
-                    0,
-                    "the file is missing and the folder holds a log: restore it (its content is \"3\")",
-                ));
-            }
-            replace_file(disk, &path, format!("{FORMAT}\n").as_bytes())
-                .map_err(|e| Error::io("write", &path, e))
-        }
-        Err(e) => Err(Error::io("read", &path, e)),
-    }
-}
-
-/// Says whether the last process stopped cleanly, and durably forgets that it did.
-fn take_clean_marker<D: Disk>(disk: &D, log_dir: &Path) -> Result<bool> {
-    let path = log_dir.join(CLEAN_MARKER);
-    match disk.remove(&path) {
-        Ok(()) => {
-            disk.sync_dir(log_dir).map_err(|e| Error::io("sync", log_dir, e))?;
-            Ok(true)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::io("remove", &path, e)),
-    }
-}
-
-/// Marks the folder as cleanly stopped: the last thing that is written.
-pub(super) fn mark_clean<D: Disk>(disk: &D, log_dir: &Path) -> Result<()> {
-    let lock = log_dir.join(".lock");
-    disk.remove(&lock).map_err(|e| Error::io("remove", &lock, e))?;
-    let path = log_dir.join(CLEAN_MARKER);
-    let text = format!("{{\"version\":0,\"brokerEpoch\":-1,\"bootId\":\"{}\"}}", disk.boot_id());
-    replace_file(disk, &path, text.as_bytes()).map_err(|e| Error::io("write", &path, e))
 }
 
 pub(super) struct Opener<D: Disk> {
@@ -559,37 +404,6 @@ impl<D: Disk> Opener<D> {
         Ok(partitions)
     }
 
-    pub(super) fn load_groups(
-        &self,
-        metadata: &Metadata,
-        partitions: &Partitions<D>,
-    ) -> Result<Vec<Shard<D, GroupCoordinator>>> {
-        let count = metadata.topic(OFFSETS_TOPIC)?.partitions;
-        (0..count)
-            .map(|number| {
-                let handle = coordinator_partition(partitions, OFFSETS_TOPIC, number)?;
-                let state = replay_groups(&handle, &self.log_dir)?;
-                Ok(Shard { handle, state: Mutex::new(state) })
-            })
-            .collect()
-    }
-
-    pub(super) fn load_transactions(
-        &self,
-        metadata: &Metadata,
-        partitions: &Partitions<D>,
-    ) -> Result<Vec<Shard<D, TransactionCoordinator>>> {
-        let count = metadata.topic(TRANSACTIONS_TOPIC)?.partitions;
-        let timeout = timeout_max(&self.config);
-        (0..count)
-            .map(|number| {
-                let handle = coordinator_partition(partitions, TRANSACTIONS_TOPIC, number)?;
-                let state = replay_transactions(&handle, &self.log_dir, timeout)?;
-                Ok(Shard { handle, state: Mutex::new(state) })
-            })
-            .collect()
-    }
-
     /// Folders in the log directory that belong to no topic.
     pub(super) fn strangers(&self, metadata: &Metadata) -> Result<Vec<PathBuf>> {
         let mut ours: Vec<String> = vec![format!("{METADATA_TOPIC}-0")];
@@ -603,134 +417,6 @@ impl<D: Disk> Opener<D> {
         };
         let found: Vec<_> = entries.into_iter().filter(strange).collect();
         Ok(found.into_iter().map(|e| self.log_dir.join(e.name)).collect())
-    }
-
-    /// Brings everything that was under way to an end, before any client.
-    async fn finish(&mut self, inner: &Arc<Inner<D>>) -> Result<()> {
-        for shard in &inner.groups {
-            let mut state = shard.state.lock();
-            let plan = state.expel_all(inner.clock.now());
-            inner.write_group_records(shard, &mut state, &plan.records)?;
-        }
-        for shard in &inner.transactions {
-            let undecided = shard.state.lock().undecided();
-            for one in undecided {
-                let id = match one {
-                    Undecided::Ongoing(id) => {
-                        inner.abort_if(shard, &id, |_| true).await?;
-                        self.report.aborted += 1;
-                        id
-                    }
-                    Undecided::Prepared(plan) => {
-                        if self.stands(inner, &plan)? {
-                            self.report.finished += 1;
-                        } else {
-                            let end = inner.revoke_commit(shard, &plan.id)?;
-                            inner.wait_durable(&[(Arc::clone(&shard.handle), end)]).await?;
-                            self.report.revoked += 1;
-                        }
-                        plan.id
-                    }
-                };
-                inner.finish(&id).await?;
-            }
-        }
-        self.end_orphans(inner).await
-    }
-
-    /// Whether a decision holds: a commit holds when all it names is there, or when anybody may have
-    /// seen it.
-    fn stands(&self, inner: &Inner<D>, plan: &EndPlan) -> Result<bool> {
-        if plan.end == TransactionEnd::Abort || !inner.is_durable() {
-            return Ok(true);
-        }
-        let partitions = inner.partitions.load();
-        let marked = plan.partitions.iter().filter_map(|at| partitions.get(at)).any(|handle| {
-            handle.lock().producer_epoch(plan.marker.id).is_some_and(|e| e >= plan.marker.epoch)
-        });
-        if marked || plan.partitions.iter().any(|at| inner.damaged.contains_key(at)) {
-            return Ok(true);
-        }
-        for tail in &plan.tails {
-            let Some(handle) = partitions.get(&tail.at) else { continue };
-            let found = handle.view.log.batch_at(tail.last_offset)?;
-            let same = found.is_some_and(|header| {
-                header.last_offset() == tail.last_offset
-                    && header.crc == tail.crc
-                    && header.producer.id == plan.marker.id
-            });
-            if same {
-                continue;
-            }
-            let known = self.known_durable.get(&tail.at).copied().unwrap_or(0);
-            if tail.last_offset < known {
-                let dir = self.log_dir.join(tail.at.folder());
-                return Err(Error::damaged(
-                    &dir,
-                    0,
-                    format!(
-                        "the batch that ends at offset {} is not the one that transaction {:?} committed, and was synced once: restore the folder from a copy",
-                        tail.last_offset, plan.id
-                    ),
-                ));
-            }
-            return Ok(false);
-        }
-        Ok(true)
-    }
-
-    /// Ends transactions that are open in a partition and that no coordinator has under way: as it was
-    /// decided where only the marker was lost, or else, when their Ongoing record was, by aborting them.
-    async fn end_orphans(&mut self, inner: &Arc<Inner<D>>) -> Result<()> {
-        let whole = inner.transactions.iter().all(|shard| shard.state.lock().skipped() == 0);
-        let mut written = Vec::new();
-        for (at, handle) in inner.partitions.load().iter() {
-            let open = handle.lock().open_transactions();
-            for (producer, first_offset) in open {
-                let owned =
-                    inner.transactions.iter().any(|shard| shard.state.lock().owns(producer.id, at));
-                if owned {
-                    continue;
-                }
-                if !whole {
-                    tracing::error!(partition = %at, producer = producer.id, first_offset, "an open transaction has no coordinator, and not every coordinator could be read: it stays open");
-                    continue;
-                }
-                let marker =
-                    ProducerIdentity { id: producer.id, epoch: producer.epoch.saturating_add(1) };
-                // What is open began with another epoch where markers of two are gone: then nobody knows.
-                let first = handle.view.log.batch_at(first_offset)?;
-                let is_one = first.is_some_and(|header| header.producer == producer);
-                let ended = inner.transactions.iter().filter(|_| is_one);
-                let ended = ended.into_iter().find_map(|shard| shard.state.lock().ended(producer));
-                let end = ended.unwrap_or(TransactionEnd::Abort);
-                let kind = match end {
-                    TransactionEnd::Commit => Marker::Commit,
-                    TransactionEnd::Abort => Marker::Abort,
-                };
-                let mut positions = inner.positions_in(at);
-                let stored = handle.lock().append_marker(
-                    kind,
-                    marker,
-                    super::transact::COORDINATOR_EPOCH,
-                    inner.clock.now(),
-                );
-                let stored = inner.watch(stored)?;
-                if let Some(positions) = &mut positions {
-                    positions.marker(producer.id, end);
-                }
-                drop(positions);
-                written.push((Arc::clone(handle), stored.next_offset));
-                match end {
-                    TransactionEnd::Commit => self.report.finished += 1,
-                    TransactionEnd::Abort => self.report.aborted += 1,
-                }
-            }
-        }
-        if inner.is_durable() {
-            inner.wait_durable(&written).await?;
-        }
-        Ok(())
     }
 }
 
@@ -774,132 +460,5 @@ impl<D: Disk> MetadataWriter<'_, D> {
             self.handle.lock().synced(&job);
         }
         Ok(())
-    }
-}
-
-fn timeout_max(config: &LogConfig) -> i32 {
-    i32::try_from(config.transaction_timeout_max.as_millis()).unwrap_or(i32::MAX)
-}
-
-fn coordinator_partition<D: Disk>(
-    partitions: &Partitions<D>,
-    topic: &str,
-    number: u32,
-) -> Result<Arc<PartitionHandle<D>>> {
-    let at = TopicPartition::new(topic, number);
-    partitions.get(&at).cloned().ok_or_else(|| Error::Unknown { what: format!("partition {at}") })
-}
-
-/// Reads a whole partition and hands every record to `take`, control records included.
-pub(super) fn replay<D: Disk>(
-    log: &PartitionLog<D>,
-    at: &TopicPartition,
-    log_dir: &Path,
-    mut take: impl FnMut(&BatchRef<'_>, &crate::record::RecordRef<'_>) -> Result<(), Malformed>,
-) -> Result<()> {
-    replay_view(log.view(), at, log_dir, &mut take)
-}
-
-fn replay_view<D: Disk>(
-    view: &crate::log::LogView<D>,
-    at: &TopicPartition,
-    log_dir: &Path,
-    take: &mut impl FnMut(&BatchRef<'_>, &crate::record::RecordRef<'_>) -> Result<(), Malformed>,
-) -> Result<()> {
-    let buffers = Buffers::default();
-    let mut scratch = batch::Scratch::default();
-    let (mut offset, end) = (view.start(), view.end());
-    let dir = log_dir.join(at.folder());
-    let bad = |offset: Offset, what: String| {
-        let (path, position) = view.place_of(offset).unwrap_or_else(|| (dir.clone(), 0));
-        let what = format!("offset {offset}: {what}: restore the folder from a copy");
-        Error::damaged(&path, position, what)
-    };
-    while offset < end {
-        let range = view.read(offset, end, 1 << 20, &buffers)?;
-        if range.next <= offset {
-            return Err(bad(offset, "nothing follows".to_owned()));
-        }
-        for batch in batch::batches(&range.bytes) {
-            let batch = batch.map_err(|e| bad(offset, e.to_string()))?;
-            batch.check_crc().map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
-            let records = batch
-                .records(&mut scratch)
-                .map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
-            for record in records {
-                let record = record.map_err(|e| bad(batch.header.base_offset, e.to_string()))?;
-                take(&batch, &record).map_err(|e| bad(record.offset, e.to_string()))?;
-            }
-        }
-        offset = range.next;
-    }
-    Ok(())
-}
-
-fn replay_groups<D: Disk>(handle: &PartitionHandle<D>, log_dir: &Path) -> Result<GroupCoordinator> {
-    let mut state = GroupCoordinator::new();
-    replay_view(&handle.view.log, &handle.at, log_dir, &mut |batch, record| {
-        let producer = batch.header.producer.id;
-        if batch.header.is_control() {
-            match batch::parse_marker(record) {
-                Some((Marker::Commit, _)) => state.marker(producer, TransactionEnd::Commit),
-                Some((Marker::Abort, _)) => state.marker(producer, TransactionEnd::Abort),
-                None => {}
-            }
-            return Ok(());
-        }
-        let key = record.key.unwrap_or_default();
-        if batch.header.is_transactional() {
-            state.replay_pending(producer, key, record.value)
-        } else {
-            state.replay(key, record.value)
-        }
-    })?;
-    Ok(state)
-}
-
-fn replay_transactions<D: Disk>(
-    handle: &PartitionHandle<D>,
-    log_dir: &Path,
-    timeout_max: i32,
-) -> Result<TransactionCoordinator> {
-    let mut state = TransactionCoordinator::new(timeout_max);
-    replay_view(&handle.view.log, &handle.at, log_dir, &mut |_, record| {
-        state.replay(record.key.unwrap_or_default(), record.value)
-    })?;
-    Ok(state)
-}
-
-impl<D: Disk> Inner<D> {
-    /// Rebuilds every coordinator from its partition and compares.
-    pub(super) fn check_coordinators(&self) -> Result<()> {
-        let dir = self.log_dir();
-        let differs = |at: &TopicPartition| {
-            Error::damaged(
-                &dir.join(at.folder()),
-                0,
-                "replaying it gives another state than the one in memory",
-            )
-        };
-        for shard in &self.groups {
-            let state = shard.state.lock();
-            if replay_groups(&shard.handle, &dir)? != *state {
-                return Err(differs(&shard.handle.at));
-            }
-        }
-        for shard in &self.transactions {
-            let state = shard.state.lock();
-            let timeout = timeout_max(&self.config);
-            if replay_transactions(&shard.handle, &dir, timeout)? != *state {
-                return Err(differs(&shard.handle.at));
-            }
-        }
-        let state = self.metadata.state.lock();
-        let mut rebuilt = Metadata::new();
-        let handle = &self.metadata.handle;
-        replay_view(&handle.view.log, &handle.at, &dir, &mut |_, record| {
-            rebuilt.replay(record.key.unwrap_or_default(), record.value)
-        })?;
-        if rebuilt == *state { Ok(()) } else { Err(differs(&handle.at)) }
     }
 }

@@ -35,9 +35,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::clock::{Clock, Entropy};
+use super::folder::{CLEAN_MARKER, FORMAT, FORMAT_FILE, LOG_DIR, is_there, lock};
 use super::foreign::{Survey, is_foreign, partition_of, survey};
 use super::handle::PartitionHandle;
-use super::open::{CLEAN_MARKER, FORMAT, FORMAT_FILE, LOG_DIR, MetadataWriter, is_there, lock};
+use super::open::MetadataWriter;
 use super::runtime::Runtime;
 use super::topics::{like, opening};
 use super::{Engine, METADATA_TOPIC, OpenReport};
@@ -83,7 +84,8 @@ pub struct TakeOver {
 impl<D: Disk> Engine<D> {
     /// Makes a log directory of Apache Kafka a data folder of ours, in place: its partitions, positions
     /// of groups and transactional ids are served by [`Engine::open`] afterwards. Transactions that are
-    /// open are ended as whenever a folder is opened: as decided, or aborted. A take-over that was interrupted is finished.
+    /// open are ended as whenever a folder is opened: as decided, or aborted. A take-over that was
+    /// interrupted is finished.
     ///
     /// The file system must have hard links. Space is needed for a few small files a partition, and for
     /// a copy of the last segment of those whose tail was torn by a power loss.
