@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use futures::future::{Either, select};
-use thalweg::connectors::file::{FILE_HEADER, FileSource, FileSourceConfig, OFFSET_HEADER};
+use thalweg::connectors::file::{FileSource, FileSourceConfig, LinePlace};
 use thalweg::connectors::run::Step;
 use thalweg::connectors::run::source::{SourceConfig, SourceRunner};
 use thalweg::core::disk::real::RealDisk;
@@ -100,15 +100,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Prints the lines that are committed and were not printed yet; how many.
-async fn print(consumer: &mut Consumer, wait: Duration) -> thalweg::Result<usize> {
+async fn print(consumer: &mut Consumer, wait: Duration) -> Result<usize, Box<dyn Error>> {
     let records = consumer.poll(wait).await?;
     let lines = records.iter().filter_map(|record| Some((record, record.value.as_deref()?)));
     for (record, line) in lines.clone() {
-        let header = |key| record.headers.iter().find(|h| h.key == key)?.value.as_deref();
-        let file = String::from_utf8_lossy(header(FILE_HEADER).unwrap_or_default());
-        let offset =
-            header(OFFSET_HEADER).and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
-        println!("{file}:{} {}", offset.unwrap_or_default(), String::from_utf8_lossy(line));
+        let headers = record.headers.iter().map(|h| (h.key.as_bytes(), h.value.as_deref()));
+        let place = LinePlace::of(headers).ok_or("a record that is no line of a file")?;
+        println!("{}:{} {}", place.file, place.offset, String::from_utf8_lossy(line));
     }
     if !records.is_empty() {
         consumer.commit().await?;

@@ -13,8 +13,10 @@
 //!   anything else         stops, and says what to do
 //! ```
 //!
-//! A step never waits for time to pass and starts no thread, so a simulation calls `step` in a loop,
-//! and a program gives [`run`](source::SourceRunner::run) a thread of its own.
+//! A step starts no thread, and waits for time to pass only where a source keeps pace with readers
+//! that are behind ([`pace`](source::SourceConfig::pace); then at most a tenth of a second, by the log's
+//! clock). So a simulation calls `step` in a loop, and a program gives
+//! [`run`](source::SourceRunner::run) a thread of its own.
 //!
 //! Always true here: the log's transaction is the only arbiter; after a failure whose outcome is not
 //! known nothing is guessed; the same failure again and again, without a commit in between, stops the

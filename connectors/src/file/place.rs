@@ -9,8 +9,6 @@
 
 use std::borrow::Cow;
 
-use thalweg_core::record::Headers;
-
 /// The header with the path where the line's file was first found.
 pub const FILE_HEADER: &str = "file";
 /// The header with the byte position of the line's start: 8 bytes, big-endian.
@@ -56,16 +54,18 @@ impl<'a> LinePlace<'a> {
     /// Reads the headers of a line's record, each once. `None` when it is no tailed line: one of file,
     /// offset and time is missing or not what a [`FileSource`](super::FileSource) writes.
     #[inline]
-    pub fn of(headers: Headers<'a>) -> Option<Self> {
+    pub fn of(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Self> {
         let (mut file, mut offset, mut mtime, mut cut) = (None, None, None, None);
         for (key, value) in headers {
             let number = || value.and_then(|value| value.try_into().ok());
-            match key {
-                _ if key == FILE_HEADER.as_bytes() => file = file.or(value),
-                _ if key == OFFSET_HEADER.as_bytes() => offset = offset.or_else(number),
-                _ if key == MTIME_HEADER.as_bytes() => mtime = mtime.or_else(number),
-                _ if key == CUT_HEADER.as_bytes() => cut = cut.or_else(number),
-                _ => {}
+            if key == FILE_HEADER.as_bytes() {
+                file = file.or(value);
+            } else if key == OFFSET_HEADER.as_bytes() {
+                offset = offset.or_else(number);
+            } else if key == MTIME_HEADER.as_bytes() {
+                mtime = mtime.or_else(number);
+            } else if key == CUT_HEADER.as_bytes() {
+                cut = cut.or_else(number);
             }
         }
         Some(Self {

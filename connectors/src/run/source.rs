@@ -203,7 +203,8 @@ impl<S: Source> SourceRunner<S> {
         Ok(runner)
     }
 
-    /// Does the next thing there is to do. Never waits for time to pass.
+    /// Does the next thing there is to do. Waits for time to pass only to keep
+    /// [`pace`](SourceConfig::pace), then at most a tenth of a second.
     ///
     /// # Errors
     /// Those that stop the runner; every later step then fails too.

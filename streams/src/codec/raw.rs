@@ -2,84 +2,47 @@
 //!
 //! Always true here: null is not empty. Only [`NoKey`] and [`Nullable`] write and read null.
 
-use bytes::Bytes;
-
 use super::{Codec, CodecId};
 use crate::error::CodecError;
-use crate::text::Text;
 
-/// Bytes as they are. Reading copies them out of the batch; a pipeline that parses lines reads them
-/// in place with [`Builder::parse`](crate::Builder::parse).
+/// Bytes as they are, in whatever holds them: `Bytes`, `Vec<u8>`. Reading copies them out of the batch;
+/// a pipeline that parses lines reads them in place with [`Builder::parse`](crate::Builder::parse).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Raw;
 
-impl Codec<Bytes> for Raw {
+impl<T: AsRef<[u8]> + From<Vec<u8>>> Codec<T> for Raw {
     const ID: CodecId = CodecId { name: "raw", version: 1 };
 
     #[inline]
-    fn encode(&self, value: &Bytes, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(value);
+    fn encode(&self, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        out.extend_from_slice(value.as_ref());
         Ok(())
     }
 
     #[inline]
-    fn decode(&self, bytes: &[u8]) -> Result<Bytes, CodecError> {
-        Ok(Bytes::copy_from_slice(bytes))
+    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        Ok(T::from(bytes.to_vec()))
     }
 }
 
-impl Codec<Vec<u8>> for Raw {
-    const ID: CodecId = <Self as Codec<Bytes>>::ID;
-
-    #[inline]
-    fn encode(&self, value: &Vec<u8>, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(value);
-        Ok(())
-    }
-
-    #[inline]
-    fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-        Ok(bytes.to_vec())
-    }
-}
-
-/// UTF-8 text.
+/// UTF-8 text, in whatever holds it: `String`, [`Text`](crate::Text), `Arc<str>`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Str;
 
-impl Codec<String> for Str {
+impl<T: AsRef<str> + for<'a> From<&'a str>> Codec<T> for Str {
     const ID: CodecId = CodecId { name: "str", version: 1 };
 
     #[inline]
-    fn encode(&self, value: &String, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(value.as_bytes());
+    fn encode(&self, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        out.extend_from_slice(value.as_ref().as_bytes());
         Ok(())
     }
 
     #[inline]
-    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
-        text(bytes).map(str::to_owned)
+    fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        let text = std::str::from_utf8(bytes);
+        text.map(T::from).map_err(|e| CodecError::new("str", e.to_string()))
     }
-}
-
-impl Codec<Text> for Str {
-    const ID: CodecId = <Self as Codec<String>>::ID;
-
-    #[inline]
-    fn encode(&self, value: &Text, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(value.as_bytes());
-        Ok(())
-    }
-
-    #[inline]
-    fn decode(&self, bytes: &[u8]) -> Result<Text, CodecError> {
-        text(bytes).map(Text::from)
-    }
-}
-
-#[inline]
-fn text(bytes: &[u8]) -> Result<&str, CodecError> {
-    std::str::from_utf8(bytes).map_err(|e| CodecError::new("str", e.to_string()))
 }
 
 /// The key of records without one: `()`, written as null. Their partition is the producer's choice.
