@@ -156,7 +156,8 @@ async fn work(
     let source = open_source(options, log).await?;
     let mut app = App::new(APP, pipeline(Zone::system(), options.grace))?
         .state_dir(options.data.join("state"))
-        .commit_every(Duration::from_millis(100));
+        .commit_every(Duration::from_millis(100))
+        .checkpoint(Duration::from_secs(10), 16 << 20);
     if let Some(threads) = options.threads {
         app = app.threads(usize::from(threads));
     }

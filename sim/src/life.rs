@@ -174,6 +174,7 @@ impl Spine {
                 .threads(plan.threads)
                 .fetch_bytes(plan.fetch_bytes)
                 .commit_bytes(plan.commit_bytes)
+                .close_at_once(plan.close_at_once)
                 .commit_every(Duration::from_millis(100))
                 .checkpoint(Duration::from_secs(10), plan.checkpoint_bytes);
             let app = app.open(log.clone()).await.map_err(failed("opening the pipeline"))?;

@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     /// One read or write in so many is short; 0 for none.
     pub(crate) short_io: u32,
     pub(crate) birth_times: bool,
+    /// Results of windows in a transaction of the pipeline.
+    pub(crate) close_at_once: usize,
 }
 
 impl Plan {
@@ -110,6 +112,7 @@ impl Plan {
             roll_bytes: pick(&[6000, 9000]),
             short_io: pick(&[0, 0, 0, 30]) as u32,
             birth_times: pick(&[1, 1, 0]) == 1,
+            close_at_once: pick(&[4, 8192, 8192]) as usize,
         }
     }
 

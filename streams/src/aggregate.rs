@@ -11,7 +11,11 @@
 //! - `closed_upto` decides lateness for every key, rises with the watermark record by record, never
 //!   falls, and is committed with the rows; so what is late before a crash is late after it, and a
 //!   grace that was changed in between reopens nothing.
-//! - At the end of a batch no row of a window at or before `closed_upto` is left.
+//! - At the end of a batch no row of a window at or before `closed_upto` is left, or the operator is
+//!   closing: then a task emits the rest, some windows and a commit at a time, before it takes another
+//!   record of its input or tells anybody how far its time has come. So what a jump of time closes, or the end of a
+//!   long input, needs no more memory than one part of it; and a commit in the middle leaves what
+//!   `closed_upto` says is closed to the next owner, which finds the rows that are left.
 //! - Each window of a key is emitted once. The end of input emits all that is open, but raises
 //!   `closed_upto` only to the end of the last window that holds a settled record (a time of its own,
 //!   not ahead of its append); a window emitted beyond it leaves a row that makes what comes for that
@@ -30,7 +34,7 @@ use crate::cx::Cx;
 use crate::error::{CodecError, Result};
 use crate::overlay::{Layout, Overlay, StoreLayers};
 use crate::stage::{End, Next, Operator, Visitor};
-use crate::time::{Judged, Mark, NEVER};
+use crate::time::{Judged, NEVER, Word};
 use crate::window::{Span, Windowed, Windows};
 
 /// Rows by key, all in one bucket.
@@ -133,7 +137,7 @@ where
         Ok(())
     }
 
-    fn is_dirty(&self, _mark: Mark) -> bool {
+    fn is_dirty(&self, _word: Word) -> bool {
         self.rows.is_dirty()
     }
 
@@ -229,6 +233,14 @@ impl Closed {
     pub(crate) const NOTHING: Self = Self { upto: NEVER, settled_end: NEVER };
 }
 
+/// What was emitted at once.
+struct Part {
+    /// The last window of it, when there are more.
+    more_after: Option<Span>,
+    /// Whether there was a result.
+    any: bool,
+}
+
 /// One row per key and window; results go on when windows close, late records at once.
 pub(crate) struct WindowAggregate<K, V, A, W, VC, F>
 where
@@ -240,8 +252,12 @@ where
     pub(crate) add: Arc<F>,
     pub(crate) closed: Closed,
     pub(crate) committed: Closed,
-    /// `closed.upto` when windows were emitted last.
-    pub(crate) emitted_upto: Timestamp,
+    /// How far windows that time closed were emitted, and were at the last commit; `None`: look from the
+    /// first row on.
+    pub(crate) emitted: Option<Span>,
+    pub(crate) committed_emitted: Option<Span>,
+    /// How far an end of input has come with the windows beyond, since the last record.
+    pub(crate) ended: Option<Span>,
     pub(crate) results: Next<Windowed<K>, A>,
     pub(crate) late: Next<K, V>,
 }
@@ -275,23 +291,35 @@ where
         pushed
     }
 
-    /// Emits the rows of every window up to `upto`, in the order (end, start, key). A window beyond
-    /// `closed.upto` leaves rows that say that it was emitted.
-    fn emit_upto(&mut self, upto: Timestamp, cx: &mut Cx<'_, '_>) -> Result<()> {
-        // Nothing is left at or before the last close: the scan begins behind it.
-        let mut after = (self.emitted_upto != NEVER)
-            .then_some(Span { end: self.emitted_upto, start: Timestamp::MAX });
+    /// Emits the rows of windows behind `after` and up to `upto`, in the order (end, start, key). A window
+    /// beyond `closed.upto` leaves rows that say that it was emitted. Whole windows, but about
+    /// [`Cx::at_once`] rows.
+    fn emit(
+        &mut self,
+        mut after: Option<Span>,
+        upto: Timestamp,
+        cx: &mut Cx<'_, '_>,
+    ) -> Result<Part> {
+        let (mut left, mut any) = (cx.at_once, false);
         while let Some(span) = self.rows.next_bucket(after, |b| b.end <= upto, cx.base)? {
+            if left == 0 {
+                return Ok(Part { more_after: after, any });
+            }
             let stays_closed = span.end <= self.closed.upto;
             let now = Judged { time: span.end - 1, settled: stays_closed };
             for key in self.rows.load_bucket(span, cx.base)? {
+                left = left.saturating_sub(1);
                 let row = self.rows.update(span, &key, cx.base, |entry| {
-                    let after = if stays_closed { None } else { Some(WindowRow::Emitted) };
-                    let row = std::mem::replace(&mut entry.value, after);
+                    let after = match &entry.value {
+                        _ if stays_closed => None,
+                        Some(WindowRow::Emitted) => return None,
+                        _ => Some(WindowRow::Emitted),
+                    };
                     entry.touch(now);
-                    row
+                    std::mem::replace(&mut entry.value, after)
                 })?;
                 if let Some(WindowRow::Open(value)) = row {
+                    any = true;
                     cx.counters.windows_closed += 1;
                     cx.now = now;
                     self.results.push(span.with(key), value, cx)?;
@@ -299,8 +327,7 @@ where
             }
             after = Some(span);
         }
-        self.emitted_upto = self.closed.upto;
-        Ok(())
+        Ok(Part { more_after: None, any })
     }
 }
 
@@ -316,6 +343,7 @@ where
 {
     fn push(&mut self, key: K, value: V, cx: &mut Cx<'_, '_>) -> Result<()> {
         self.raise(cx);
+        self.ended = None;
         let (start, end) = self.windows.window(cx.now.time);
         if end <= self.closed.upto {
             return self.too_late(key, value, end, cx);
@@ -373,37 +401,51 @@ where
     F: Fn(&K, V, &mut Option<A>) + Send + Sync,
     Ordered: Codec<K>,
 {
-    fn close(&mut self, cx: &mut Cx<'_, '_>) -> Result<()> {
+    fn close(&mut self, cx: &mut Cx<'_, '_>) -> Result<bool> {
         self.raise(cx);
-        if self.closed.upto > self.emitted_upto {
-            self.emit_upto(self.closed.upto, cx)
-        } else {
-            Ok(())
+        if !self.is_closing() {
+            return Ok(false);
         }
+        let Part { more_after, .. } = self.emit(self.emitted, self.closed.upto, cx)?;
+        self.emitted = more_after.or(Some(Span::last(self.closed.upto)));
+        Ok(more_after.is_some())
     }
 
-    fn end_of_input(&mut self, cx: &mut Cx<'_, '_>) -> Result<()> {
+    fn end_of_input(&mut self, cx: &mut Cx<'_, '_>) -> Result<bool> {
         self.closed.upto = self.closed.upto.max(self.closed.settled_end);
-        self.emit_upto(Timestamp::MAX, cx)
+        if self.is_closing() {
+            return self.close(cx).map(|_| true);
+        }
+        let Part { more_after, any } =
+            self.emit(self.ended.or(self.emitted), Timestamp::MAX, cx)?;
+        self.ended = more_after.or(Some(Span::last(Timestamp::MAX)));
+        Ok(more_after.is_some() || any)
+    }
+
+    fn is_closing(&self) -> bool {
+        let upto = self.closed.upto;
+        upto != NEVER && self.emitted.is_none_or(|emitted| emitted < Span::last(upto))
     }
 
     fn flush(&mut self, cx: &mut Cx<'_, '_>) -> Result<()> {
         self.rows.flush(cx).map(drop)
     }
 
-    fn is_dirty(&self, _mark: Mark) -> bool {
+    fn is_dirty(&self, _word: Word) -> bool {
         self.rows.is_dirty() || self.closed != self.committed
     }
 
     fn committed(&mut self) {
         self.rows.committed();
         self.committed = self.closed;
+        self.committed_emitted = self.emitted;
     }
 
     fn aborted(&mut self) {
         self.rows.aborted();
         self.closed = self.committed;
-        self.emitted_upto = self.committed.upto;
+        self.emitted = self.committed_emitted;
+        self.ended = None;
     }
 
     fn store(&mut self) -> Option<&mut dyn StoreLayers> {
@@ -423,7 +465,9 @@ where
             settled_end: Timestamp::from_be_bytes(*settled_end),
         };
         self.committed = self.closed;
-        self.emitted_upto = self.closed.upto;
+        // Its last owner may not have come to the end of what it closed.
+        self.emitted = None;
+        self.committed_emitted = None;
         Some(())
     }
 }

@@ -10,6 +10,7 @@
 //! Always true here: this file and what it calls are the only async and threaded part of the package;
 //! an error of one worker stops all of them, and is returned; nothing is lost by a stop of any kind.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +30,7 @@ use crate::state::backend::StateStore;
 use crate::state::memory::MemoryStore;
 use crate::state::sled::{SledSettings, SledStore};
 use crate::stream::Builder;
+use crate::task::CLOSED_AT_ONCE;
 use crate::topology::Topology;
 use crate::worker::{Checkpoints, Parts, Progress, Step, Worker, WorkerConfig};
 
@@ -59,6 +61,7 @@ pub struct App {
     checkpoint: Duration,
     checkpoint_bytes: usize,
     fetch_bytes: usize,
+    close_at_once: usize,
     partitions: Option<u32>,
     transaction_timeout: Duration,
     state: State,
@@ -83,6 +86,7 @@ impl App {
             checkpoint: Duration::from_secs(10),
             checkpoint_bytes: 64 << 20,
             fetch_bytes: 1 << 20,
+            close_at_once: CLOSED_AT_ONCE,
             partitions: None,
             transaction_timeout: Duration::from_secs(60),
             state: State::Store(Arc::new(MemoryStore::default())),
@@ -126,6 +130,13 @@ impl App {
     #[must_use]
     pub fn checkpoint(self, interval: Duration, bytes: usize) -> Self {
         Self { checkpoint: interval, checkpoint_bytes: bytes, ..self }
+    }
+
+    /// About how many results of windows a task makes in one transaction, whole windows; default 8,192.
+    /// When a long input ends, or time jumps, more of them may close than memory should hold.
+    #[must_use]
+    pub fn close_at_once(self, rows: usize) -> Self {
+        Self { close_at_once: rows.max(1), ..self }
     }
 
     /// Bytes a thread reads at a time, of all its inputs together; default 1 MiB.
@@ -211,6 +222,7 @@ impl App {
             checkpoint_ms: self.checkpoint.as_millis() as i64,
             checkpoint_bytes: self.checkpoint_bytes / self.threads,
             fetch_bytes: self.fetch_bytes,
+            close_at_once: self.close_at_once,
         };
         let producer =
             ProducerConfig { transaction_timeout: self.transaction_timeout, ..Default::default() };
@@ -228,6 +240,7 @@ impl App {
             tasks.push((ready.subtopology, ready.input.clone(), Arc::clone(&progress)));
             shares[number % self.threads].push((ready, progress));
         }
+        let checkpoints = if background { saving_thread()? } else { Checkpoints::Inline };
         let workers = shares
             .into_iter()
             .zip(producers)
@@ -240,11 +253,7 @@ impl App {
                     member: member.clone(),
                     producer,
                     config: config.clone(),
-                    checkpoints: if background {
-                        Checkpoints::Background(Arc::new(on_a_thread))
-                    } else {
-                        Checkpoints::Inline
-                    },
+                    checkpoints: checkpoints.clone(),
                     tasks,
                 })
             })
@@ -254,14 +263,22 @@ impl App {
     }
 }
 
-/// Runs the saving of a checkpoint on a thread of its own: it waits for the disk.
+/// Starts the thread on which an application's checkpoints are saved, one after the other: they wait for
+/// the same disk, and what memory one gives back the next one takes. It ends with the workers.
 #[expect(clippy::disallowed_methods, reason = "one of the two places that start threads")]
-fn on_a_thread(save: Box<dyn FnOnce() + Send>) {
-    let started = std::thread::Builder::new().name("thalweg-checkpoint".to_owned()).spawn(save);
-    if let Err(e) = started {
-        // The channel to the worker is closed by the drop: it keeps its rows and tries again.
-        tracing::warn!(error = %e, "no thread for a checkpoint");
-    }
+fn saving_thread() -> Result<Checkpoints> {
+    let (send, jobs) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+    std::thread::Builder::new()
+        .name("thalweg-checkpoint".to_owned())
+        .spawn(move || {
+            for save in jobs {
+                // One that panics, in a codec, is its worker's end and nobody else's.
+                let _ = catch_unwind(AssertUnwindSafe(save));
+            }
+        })
+        .map_err(|e| Error::invalid(format!("cannot start a thread for checkpoints: {e}")))?;
+    // A job that is not taken is dropped: its worker finds that nobody answers.
+    Ok(Checkpoints::Background(Arc::new(move |save| drop(send.send(save)))))
 }
 
 /// An application that was brought up.
@@ -419,7 +436,7 @@ impl Thread {
         let (send, ended) = oneshot::channel();
         let (theirs, log, shared) = (Arc::clone(&commands), Arc::clone(log), Arc::clone(shared));
         let run = move || {
-            let worked = std::panic::AssertUnwindSafe(run(worker, &log, &theirs)).catch_unwind();
+            let worked = AssertUnwindSafe(run(worker, &log, &theirs)).catch_unwind();
             let result = futures::executor::block_on(worked)
                 .unwrap_or_else(|panic| Err(Error::panicked(format!("worker {number}"), &*panic)));
             if let Err(e) = &result {

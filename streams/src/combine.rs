@@ -19,7 +19,7 @@ use crate::codec::Codec;
 use crate::cx::Cx;
 use crate::error::Result;
 use crate::stage::{End, Operator, Repartition, Visitor};
-use crate::time::{Judged, Mark};
+use crate::time::{Judged, Word};
 
 /// Keys held at once; with one more all are sent. Few enough that the longest lines fit in memory.
 const KEYS_MAX: usize = 1000;
@@ -125,8 +125,8 @@ where
         self.topic.flush(cx)
     }
 
-    fn is_dirty(&self, mark: Mark) -> bool {
-        !self.held.is_empty() || self.topic.is_dirty(mark)
+    fn is_dirty(&self, word: Word) -> bool {
+        !self.held.is_empty() || self.topic.is_dirty(word)
     }
 
     fn committed(&mut self) {

@@ -10,7 +10,7 @@ use thalweg_core::record::{Headers, RecordRef};
 use crate::error::Result;
 use crate::state::backend::StateBackend;
 use crate::state::meta::TaskId;
-use crate::time::{EventTime, Judged, Mark, TaskTime};
+use crate::time::{EventTime, Judged, TaskTime, Word};
 
 /// A record inside a pipeline, for operators that want its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +109,10 @@ pub struct Cx<'r, 't> {
     pub(crate) input: usize,
     /// The transaction's clock.
     pub(crate) clock: Timestamp,
+    /// About how many rows are closed at once.
+    pub(crate) at_once: usize,
+    /// Time closed more than was emitted so far.
+    pub(crate) is_closing: bool,
     pub(crate) time: &'t mut TaskTime,
     pub(crate) base: &'t dyn StateBackend,
     pub(crate) counters: &'t mut Counters,
@@ -137,8 +141,8 @@ impl<'r> Cx<'r, '_> {
     }
 
     /// What the tasks behind a repartition topic should know about this one's time.
-    pub(crate) fn mark(&self) -> Mark {
-        Mark { task: self.task, watermark: self.time.watermark(), idle: self.time.is_idle() }
+    pub(crate) fn word(&self) -> Word {
+        self.time.word(self.task, self.is_closing)
     }
 
     /// Judges the time of the record that is being read, and moves time by it.

@@ -59,6 +59,7 @@ pub struct TestDriver {
     tasks: Vec<Driven>,
     clock: Timestamp,
     batch: usize,
+    at_once: Option<usize>,
     reads: BTreeMap<(String, u32), usize>,
     log_id: Uuid,
 }
@@ -119,11 +120,19 @@ impl TestDriver {
             tasks: Vec::new(),
             clock: YEAR_2100,
             batch: 1024,
+            at_once: None,
             reads: BTreeMap::new(),
             log_id: Uuid([1; 16]),
         };
         driver.tasks = driver.grow();
         driver
+    }
+
+    /// About how many rows of windows a task closes at once. Default 8,192.
+    pub fn close_at_once(&mut self, rows: usize) -> &mut Self {
+        self.at_once = Some(rows);
+        self.tasks.iter_mut().for_each(|driven| driven.task.close_at_once(rows));
+        self
     }
 
     /// How many records a task is given at once. Default 1024.
@@ -204,13 +213,26 @@ impl TestDriver {
     /// Those of [`Task::process`].
     pub fn process(&mut self) -> Result<()> {
         for at in 0..self.tasks.len() {
-            while self.process_batch(at)? {}
+            while self.turn(at)? {}
         }
         Ok(())
     }
 
-    fn process_batch(&mut self, at: usize) -> Result<bool> {
+    /// Lets every task do one thing, in open transactions: emit a part of what it is closing, or
+    /// process a batch of records.
+    ///
+    /// # Errors
+    /// Those of [`Task::process`].
+    pub fn turns(&mut self) -> Result<()> {
+        (0..self.tasks.len()).try_for_each(|at| self.turn(at).map(drop))
+    }
+
+    fn turn(&mut self, at: usize) -> Result<bool> {
         let driven = &mut self.tasks[at];
+        if driven.task.is_closing() {
+            driven.task.close(self.clock, &mut driven.pending)?;
+            return Ok(true);
+        }
         let source = self.topology.subtopologies()[driven.subtopology].source();
         let partition = self.topics.get(source).and_then(|topic| topic.get(&driven.partition));
         let records = partition.map_or(&[][..], |records| &records[driven.read..]);
@@ -405,18 +427,35 @@ impl TestDriver {
     }
 
     /// The inputs have come to their end: part after part, writers before readers, everything is
-    /// processed and open windows are emitted.
+    /// processed and open windows are emitted, with a commit after each part of what a task closes.
     ///
     /// # Errors
     /// Those of [`TestDriver::run`].
     pub fn end_of_input(&mut self) -> Result<()> {
         for &part in &self.topology.order().to_vec() {
             self.run()?;
-            for driven in self.tasks.iter_mut().filter(|driven| driven.subtopology == part) {
-                driven.task.end_of_input(self.clock, &mut driven.pending)?;
+            for at in 0..self.tasks.len() {
+                while self.tasks[at].subtopology == part && self.end_some(at)? {
+                    self.commit_task(at)?;
+                }
             }
         }
         self.run()
+    }
+
+    /// As [`TestDriver::end_of_input`], but it stops after the first part of what each task closes:
+    /// where a crash may stop it.
+    ///
+    /// # Errors
+    /// Those of [`TestDriver::run`].
+    pub fn end_of_input_begins(&mut self) -> Result<()> {
+        self.run()?;
+        (0..self.tasks.len()).try_for_each(|at| self.end_some(at).map(drop))
+    }
+
+    fn end_some(&mut self, at: usize) -> Result<bool> {
+        let driven = &mut self.tasks[at];
+        driven.task.end_of_input(self.clock, &mut driven.pending)
     }
 
     /// The committed records of a topic that were not read before, partition by partition. Marks of
@@ -522,7 +561,10 @@ impl TestDriver {
                 let partitions = self.partitions;
                 // A backend in memory opens: it has nothing that could fail.
                 let Ok(base) = MemoryStore::default().open("task") else { continue };
-                let task = self.topology.task(subtopology, partition, &|_| partitions, base);
+                let mut task = self.topology.task(subtopology, partition, &|_| partitions, base);
+                if let Some(rows) = self.at_once {
+                    task.close_at_once(rows);
+                }
                 tasks.push(Driven {
                     subtopology,
                     partition,

@@ -25,7 +25,7 @@ use crate::codec::Codec;
 use crate::cx::{Cx, Emit, Outgoing, OutputId, Route};
 use crate::error::{Error, Result};
 use crate::overlay::StoreLayers;
-use crate::time::{Mark, NEVER};
+use crate::time::{Mark, Word};
 
 /// A place that takes items: the rest of a subtopology from here on.
 pub(crate) trait Node<I: Input>: Send {
@@ -67,22 +67,29 @@ pub(crate) type Visitor<'v> = dyn FnMut(&mut dyn Operator) -> Result<()> + 'v;
 
 /// A node that keeps something between records.
 pub(crate) trait Operator {
-    /// A batch is over: emit what time closed.
+    /// A batch is over: emit what time closed, about [`Cx::at_once`] rows of it. Says whether more is left.
     ///
     /// # Errors
     /// Those of emitting and of the state.
-    fn close(&mut self, cx: &mut Cx<'_, '_>) -> Result<()> {
+    fn close(&mut self, cx: &mut Cx<'_, '_>) -> Result<bool> {
         let _ = cx;
-        Ok(())
+        Ok(false)
     }
 
-    /// There is no more input for now: emit what is open.
+    /// There is no more input for now: emit what is open, about [`Cx::at_once`] rows of it. Says whether
+    /// anything was, or is left: what operators behind make of it when it is flushed comes before their
+    /// own end. After a [`close`](Self::close) that left nothing.
     ///
     /// # Errors
     /// Those of emitting and of the state.
-    fn end_of_input(&mut self, cx: &mut Cx<'_, '_>) -> Result<()> {
+    fn end_of_input(&mut self, cx: &mut Cx<'_, '_>) -> Result<bool> {
         let _ = cx;
-        Ok(())
+        Ok(false)
+    }
+
+    /// Whether time may have closed what was not emitted.
+    fn is_closing(&self) -> bool {
+        false
     }
 
     /// The transaction is about to commit: emit changes held back, and changelog records.
@@ -91,8 +98,8 @@ pub(crate) trait Operator {
     /// Those of emitting and encoding.
     fn flush(&mut self, cx: &mut Cx<'_, '_>) -> Result<()>;
 
-    /// Whether [`Operator::flush`] would emit anything.
-    fn is_dirty(&self, mark: Mark) -> bool;
+    /// Whether [`Operator::flush`] would emit anything; `word` is what [`Cx::word`] will say.
+    fn is_dirty(&self, word: Word) -> bool;
 
     /// What was flushed is committed.
     fn committed(&mut self);
@@ -303,10 +310,7 @@ impl<KC: Send, VC: Send> Operator for Repartition<KC, VC> {
     /// Marks come after the records that they cover, in the same transaction, to every partition: a
     /// filter that drops everything must not freeze time behind it.
     fn flush(&mut self, cx: &mut Cx<'_, '_>) -> Result<()> {
-        let mark = cx.mark();
-        if self.sent == Some(mark) || mark.is_empty(self.sent) {
-            return Ok(());
-        }
+        let Some(mark) = cx.word().after(self.sent) else { return Ok(()) };
         cx.out.emit(Outgoing {
             output: self.writer.output,
             route: Route::Every,
@@ -319,8 +323,8 @@ impl<KC: Send, VC: Send> Operator for Repartition<KC, VC> {
         Ok(())
     }
 
-    fn is_dirty(&self, mark: Mark) -> bool {
-        self.sent != Some(mark) && !mark.is_empty(self.sent)
+    fn is_dirty(&self, word: Word) -> bool {
+        word.after(self.sent).is_some()
     }
 
     fn committed(&mut self) {
@@ -329,13 +333,6 @@ impl<KC: Send, VC: Send> Operator for Repartition<KC, VC> {
 
     fn aborted(&mut self) {
         self.sent = self.committed;
-    }
-}
-
-impl Mark {
-    /// Whether there is nothing to say yet: no time, not idle, and nothing else was said before.
-    fn is_empty(self, sent: Option<Self>) -> bool {
-        sent.is_none() && self.watermark == NEVER && !self.idle
     }
 }
 

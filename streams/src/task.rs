@@ -1,8 +1,8 @@
 //! One subtopology on one partition: records in, records out, and a place to go back to.
 //!
 //! ```text
-//!            process   advance_clock   end_of_input
-//!                \          |          /
+//!            process   advance_clock   end_of_input   close
+//!                \          |            /           /
 //!   restore --> [ open transaction ] --flush--> [ everything emitted ] --committed--> (next)
 //!                     ^                                  |
 //!                     '-------------- abort <------------'
@@ -27,7 +27,7 @@ use crate::stage::{Node, Operator, Setup, Visitor};
 use crate::state::backend::{Change, StateBackend, StateError, StoreId};
 use crate::state::digest::Digest;
 use crate::state::meta::{InputPosition, META_KEY, Meta, OperatorState, TaskId};
-use crate::time::{Judged, Mark, NEVER, TaskTime, TimeSettings};
+use crate::time::{Judged, NEVER, TaskTime, TimeSettings};
 use crate::topology::{OutputKind, Topology};
 
 /// Where a task will have read to when its transaction commits, in one input partition.
@@ -63,6 +63,9 @@ pub struct Task {
     last_clock: Timestamp,
     base: Box<dyn StateBackend>,
     counters: Counters,
+    at_once: usize,
+    /// Time closed more than was emitted so far.
+    closing: bool,
     /// The number of the last committed transaction, and of the one that was flushed.
     txn_seq: u64,
     flushed_seq: u64,
@@ -120,6 +123,8 @@ impl Topology {
             last_clock: NEVER,
             base,
             counters: Counters::default(),
+            at_once: CLOSED_AT_ONCE,
+            closing: false,
             txn_seq: 0,
             flushed_seq: 0,
         }
@@ -132,9 +137,15 @@ impl Task {
         self.id
     }
 
+    /// About how many rows of windows are closed at once; default 8,192. Whole windows.
+    pub fn close_at_once(&mut self, rows: usize) {
+        self.at_once = rows.max(1);
+    }
+
     /// Takes records of an input partition, in the order of their offsets, and emits what becomes
-    /// of them and what closes by the time they bring. `clock` is the transaction's. Generic, so that
-    /// decoding a batch is compiled into the loop that fills the chunks.
+    /// of them and what closes by the time they bring; or says that there is more of that, which
+    /// [`Task::close`] goes on with, before the next record. `clock` is the transaction's. Generic, so
+    /// that decoding a batch is compiled into the loop that fills the chunks.
     ///
     /// # Errors
     /// A record that cannot be read, a value that cannot be written, state that cannot be read, or an
@@ -145,7 +156,7 @@ impl Task {
         records: impl IntoIterator<Item = RecordRef<'r>>,
         clock: Timestamp,
         out: &mut dyn Emit,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut records = records.into_iter();
         let mut chunk = Vec::with_capacity(CHUNK);
         loop {
@@ -174,35 +185,62 @@ impl Task {
         })
     }
 
-    fn close(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<()> {
-        self.last_clock = clock;
+    /// Emits what time closed, some of it, and says whether there is more. A commit may come in between.
+    ///
+    /// # Errors
+    /// Those of [`Task::process`].
+    pub fn close(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<bool> {
         self.time.settle();
-        self.each(clock, out, |operator, cx| operator.close(cx))
+        self.close_each(clock, out, |operator, cx| operator.close(cx))
+    }
+
+    /// Whether time closed more than was emitted, or may have, in the hands of an earlier owner. Call
+    /// [`Task::close`] then, until it says that nothing is left.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    fn close_each(
+        &mut self,
+        clock: Timestamp,
+        out: &mut dyn Emit,
+        mut close: impl FnMut(&mut dyn Operator, &mut Cx<'_, '_>) -> Result<bool>,
+    ) -> Result<bool> {
+        self.last_clock = clock;
+        let mut more = false;
+        self.each(clock, out, |operator, cx| {
+            // What is left reaches the operators behind before they close.
+            if !more {
+                more = close(operator, cx)?;
+            }
+            Ok(())
+        })?;
+        self.closing = more;
+        Ok(more)
     }
 
     /// Lets the clock move time while every input is idle, if the pipeline says so, and emits what
-    /// closes by it.
+    /// closes by it, as [`Task::process`] does.
     ///
     /// # Errors
     /// Those of [`Task::process`].
-    pub fn advance_clock(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<()> {
+    pub fn advance_clock(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<bool> {
         self.last_clock = clock;
         let before = self.time.watermark();
         self.time.advance_clock(clock);
-        if self.time.watermark() == before { Ok(()) } else { self.close(clock, out) }
+        if self.time.watermark() == before { Ok(self.closing) } else { self.close(clock, out) }
     }
 
-    /// There is no more input for now: emits every open window. Time moves no further than to the
-    /// end of the last window that holds a record with a time of its own, so that what comes
-    /// tomorrow is not late.
+    /// There is no more input for now: emits open windows, and says whether any were: then commit, and call
+    /// it again before any other record; what is made of these when they are committed may open others. Time moves no further than to the
+    /// end of the last window that holds a record with a time of its own, so that what comes tomorrow is
+    /// not late.
     ///
     /// # Errors
     /// Those of [`Task::process`].
-    pub fn end_of_input(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<()> {
-        self.last_clock = clock;
-        self.each(clock, out, |operator, cx| {
-            operator.close(cx)?;
-            operator.end_of_input(cx)
+    pub fn end_of_input(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<bool> {
+        self.close_each(clock, out, |operator, cx| {
+            Ok(operator.close(cx)? || operator.end_of_input(cx)?)
         })
     }
 
@@ -216,9 +254,9 @@ impl Task {
     /// Whether there is something to commit that no consumed record shows: marks of time for the
     /// tasks behind, changed rows, moved time.
     pub fn is_dirty(&mut self) -> bool {
-        let mark = self.mark();
+        let word = self.time.word(self.id, self.closing);
         let mut dirty = self.time.watermark() != self.committed_time.watermark();
-        self.visit(|operator| dirty |= operator.is_dirty(mark));
+        self.visit(|operator| dirty |= operator.is_dirty(word));
         dirty
     }
 
@@ -262,6 +300,13 @@ impl Task {
         self.visit(|operator| operator.aborted());
         self.time = self.committed_time.clone();
         self.flushed_seq = self.txn_seq;
+        self.look_whether_it_closes();
+    }
+
+    fn look_whether_it_closes(&mut self) {
+        let mut closing = false;
+        self.visit(|operator| closing |= operator.is_closing());
+        self.closing = closing;
     }
 
     /// Takes over what an earlier owner knew: the meta record of the last committed transaction, whose
@@ -300,6 +345,7 @@ impl Task {
         self.flushed_seq = meta.txn_seq;
         self.last_clock = meta.last_clock.unwrap_or(NEVER);
         self.committed_time = self.time.clone();
+        self.look_whether_it_closes();
         Ok(())
     }
 
@@ -356,10 +402,6 @@ impl Task {
     /// The number of the last committed transaction.
     pub fn txn_seq(&self) -> u64 {
         self.txn_seq
-    }
-
-    fn mark(&self) -> Mark {
-        Mark { task: self.id, watermark: self.time.watermark(), idle: self.time.says_idle() }
     }
 
     fn meta(&mut self, commit: &Commit<'_>) -> Meta {
@@ -442,6 +484,8 @@ impl Task {
             task: self.id,
             input,
             clock,
+            at_once: self.at_once,
+            is_closing: self.closing,
             time: &mut self.time,
             base: &*self.base,
             counters: &mut self.counters,
@@ -479,6 +523,10 @@ impl Frozen {
 
 /// How many records enter a task by one virtual call: few enough that they stay in the nearest cache.
 const CHUNK: usize = 64;
+
+/// How many rows are closed at once: enough that what a commit costs is shared, few enough that their
+/// results are a megabyte or two.
+pub(crate) const CLOSED_AT_ONCE: usize = 8192;
 
 /// The name under which the meta record keeps the task's own time.
 const TIME: &str = "@time";

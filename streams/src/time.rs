@@ -337,10 +337,15 @@ impl TaskTime {
         self.inputs.iter().all(Input::is_idle)
     }
 
-    /// Whether the tasks behind a repartition may take this one for idle: where the clock moves time,
-    /// not before it may do so here.
-    pub(crate) fn says_idle(&self) -> bool {
-        self.is_idle() && (self.when_idle == WhenIdle::Hold || self.is_caught_up())
+    /// What the tasks behind a repartition should know. Where the clock moves time they may not take
+    /// this task for idle before it moves time here. A task that is closing has results from before the
+    /// watermark still to send: it says nothing of it, and that it is not idle.
+    pub(crate) fn word(&self, task: TaskId, is_closing: bool) -> Word {
+        if is_closing {
+            return Word { task, watermark: None, idle: false };
+        }
+        let idle = self.is_idle() && (self.when_idle == WhenIdle::Hold || self.is_caught_up());
+        Word { task, watermark: Some(self.watermark()), idle }
     }
 
     fn is_caught_up(&self) -> bool {
@@ -401,6 +406,31 @@ impl TaskTime {
             }
         }
         rest.is_empty().then_some(())
+    }
+}
+
+/// What a task would say of its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Word {
+    pub(crate) task: TaskId,
+    /// Nothing before this comes any more; `None` to leave it at what was said before.
+    pub(crate) watermark: Option<Timestamp>,
+    /// It holds up nobody's time.
+    pub(crate) idle: bool,
+}
+
+impl Word {
+    /// The mark that says it, after the last mark that was sent; `None` when it is nothing new. Before the
+    /// first mark an earlier owner of the task may have said that it is idle.
+    pub(crate) fn after(self, sent: Option<Mark>) -> Option<Mark> {
+        let Self { task, watermark, idle } = self;
+        let said = sent.map_or(NEVER, |mark| mark.watermark);
+        let mark = Mark { task, watermark: watermark.unwrap_or(said), idle };
+        let is_news = match sent {
+            Some(sent) => sent != mark,
+            None => watermark.is_none_or(|w| w != NEVER) || idle,
+        };
+        is_news.then_some(mark)
     }
 }
 

@@ -37,6 +37,11 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// Behind every window that ends at `end`, before every one that ends later.
+    pub(crate) fn last(end: Timestamp) -> Self {
+        Self { end, start: Timestamp::MAX }
+    }
+
     pub(crate) fn with<K>(self, key: K) -> Windowed<K> {
         Windowed { end: self.end, start: self.start, key }
     }

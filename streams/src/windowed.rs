@@ -16,7 +16,6 @@ use crate::codec::{Codec, Ordered};
 use crate::overlay::Overlay;
 use crate::stage::{Next, Slot};
 use crate::stream::{ByKey, Partitioned, Place, StateKey, StateValue, Stream};
-use crate::time::NEVER;
 use crate::topic::Store;
 use crate::window::{OnClose, Windowed, Windows};
 
@@ -116,7 +115,9 @@ where
             add: Arc::clone(&add),
             closed: Closed::NOTHING,
             committed: Closed::NOTHING,
-            emitted_upto: NEVER,
+            emitted: None,
+            committed_emitted: None,
+            ended: None,
             results: Next::grow(&results_behind, setup),
             late: Next::grow(&late_behind, setup),
         });

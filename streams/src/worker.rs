@@ -3,7 +3,8 @@
 //! ```text
 //!   S1  fetch, process           records -> stages -> batches of the open transaction; what the
 //!                                application itself put into repartition topics comes first
-//!   S2  is it time to commit?    interval, bytes, or all inputs drained
+//!       or close                 the rest of what time closed, before the next record
+//!   S2  is it time to commit?    interval, bytes, results of windows, or all inputs drained
 //!   S3  flush every touched task changelog records, marks of time, meta record
 //!   S4  flush the producer       everything is written
 //!   S5  offsets                  of every touched task, also when none moved: that fences zombies
@@ -49,6 +50,7 @@ pub(crate) struct WorkerConfig {
     pub(crate) checkpoint_ms: i64,
     pub(crate) checkpoint_bytes: usize,
     pub(crate) fetch_bytes: usize,
+    pub(crate) close_at_once: usize,
 }
 
 /// What a step found to do.
@@ -91,10 +93,11 @@ struct Running {
 }
 
 /// Where checkpoints are written.
+#[derive(Clone)]
 pub(crate) enum Checkpoints {
     /// In the step that begins them: a simulation.
     Inline,
-    /// On a thread of their own: given rows, runs the closure somewhere.
+    /// On another thread, which runs the closures that it is given one after the other.
     Background(Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>),
 }
 
@@ -112,7 +115,10 @@ pub struct Worker {
     repartitioned: usize,
     turns: Turns,
     scratch: Scratch,
+    /// Since when the open transaction has something in it.
     began: Option<Timestamp>,
+    /// How many results of windows there were before it.
+    closed_before: u64,
     last_checkpoint: Timestamp,
     checkpoints: Checkpoints,
     /// The checkpoint under way, on another thread.
@@ -177,7 +183,8 @@ impl Worker {
         } = parts;
         let mut tasks: Vec<Running> = tasks
             .into_iter()
-            .map(|(ready, progress)| {
+            .map(|(mut ready, progress)| {
+                ready.task.close_at_once(config.close_at_once);
                 let outputs = topology.subtopologies()[ready.subtopology].outputs();
                 let slots = outputs
                     .iter()
@@ -214,6 +221,7 @@ impl Worker {
             turns: Turns::default(),
             scratch: Scratch::default(),
             began: None,
+            closed_before: 0,
             last_checkpoint,
             checkpoints,
             saving: None,
@@ -244,6 +252,87 @@ impl Worker {
 
     async fn try_step(&mut self) -> Result<Step> {
         self.finish_checkpoint(false)?;
+        let mut worked = true;
+        if self.is_closing() {
+            self.close().await?;
+        } else {
+            worked = self.read().await?;
+        }
+        let open = self.tasks.iter().any(|t| t.touched);
+        let committed = open && (!worked || self.is_due() || self.is_closing());
+        if committed {
+            self.commit().await?;
+        }
+        self.publish();
+        Ok(if worked || committed { Step::Worked } else { Step::Idle })
+    }
+
+    fn is_closing(&self) -> bool {
+        self.tasks.iter().any(|t| t.ready.task.is_closing())
+    }
+
+    /// Whether the open transaction has been open, or has grown, for long enough.
+    fn is_due(&self) -> bool {
+        let waited = |began| self.log.now() - began >= self.config.commit_ms;
+        self.began.is_some_and(waited)
+            || self.producer.in_transaction()
+                && self.producer.transaction_bytes() >= self.config.commit_bytes
+            || self.closed_much()
+    }
+
+    /// Whether the open transaction has as many results of windows as it may: their rows stay in memory
+    /// until it is committed.
+    fn closed_much(&self) -> bool {
+        self.windows_closed() - self.closed_before >= self.config.close_at_once as u64
+    }
+
+    fn windows_closed(&self) -> u64 {
+        self.tasks.iter().map(|t| t.ready.task.counters().windows_closed).sum()
+    }
+
+    /// Emits a part of what time closed, in every task that has any.
+    async fn close(&mut self) -> Result<()> {
+        let clock = self.log.now();
+        self.begin().await?;
+        for index in 0..self.tasks.len() {
+            let running = &mut self.tasks[index];
+            if !running.ready.task.is_closing() {
+                continue;
+            }
+            let mut out = Outbox {
+                producer: &mut self.producer,
+                slots: &running.slots,
+                sticky: &mut self.sticky,
+            };
+            running.ready.task.close(clock, &mut out)?;
+            self.touch_if_dirty(index, clock);
+            self.producer.flush_full().await?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        match self.producer.in_transaction() {
+            true => Ok(()),
+            false => Ok(self.producer.begin().await?),
+        }
+    }
+
+    /// The open transaction has something of a task in it, and from now on a time to be committed. (One
+    /// that is open since an input was idle may have nothing in it that waits.)
+    fn touch(&mut self, index: usize, clock: Timestamp) {
+        self.tasks[index].touched = true;
+        self.began.get_or_insert(clock);
+    }
+
+    fn touch_if_dirty(&mut self, index: usize, clock: Timestamp) {
+        if self.tasks[index].ready.task.is_dirty() {
+            self.touch(index, clock);
+        }
+    }
+
+    /// Fetches and processes. True when any position moved.
+    async fn read(&mut self) -> Result<bool> {
         let waited_for = self.waited_for.take();
         // Of an input for which nothing came, an answer from before says nothing about now.
         let is_now = waited_for.is_none();
@@ -265,16 +354,7 @@ impl Worker {
             }
         }
         self.turns.pass(asked);
-        let now = self.log.now();
-        let open = self.tasks.iter().any(|t| t.touched);
-        let waited = self.began.is_some_and(|began| now - began >= self.config.commit_ms);
-        let large = self.producer.transaction_bytes() >= self.config.commit_bytes;
-        if open && (!worked || waited || (self.producer.in_transaction() && large)) {
-            self.commit().await?;
-            worked = true;
-        }
-        self.publish();
-        Ok(if worked { Step::Worked } else { Step::Idle })
+        Ok(worked)
     }
 
     /// Waits for records, at most `max_wait`. The next step takes those that came, so that nothing is
@@ -336,17 +416,12 @@ impl Worker {
         }
         running.at_end = None;
         let offset = running.ready.next_offset;
-        let mut any = false;
         for batch in Visible::new(&fetched.batches, &fetched.aborted, offset) {
             let batch = batch.map_err(thalweg_core::Error::from)?;
             batch.check_crc().map_err(thalweg_core::Error::from)?;
-            if !any && !self.producer.in_transaction() {
-                self.producer.begin().await?;
-                self.began = Some(clock);
-            }
-            any = true;
+            self.begin().await?;
+            self.touch(index, clock);
             let running = &mut self.tasks[index];
-            running.touched = true;
             let mut failed = None;
             let records = batch.records(&mut self.scratch).map_err(thalweg_core::Error::from)?;
             let mut records = records.starting_at(offset).map_while(|record| match record {
@@ -361,11 +436,18 @@ impl Worker {
                 slots: &running.slots,
                 sticky: &mut self.sticky,
             };
-            running.ready.task.process(0, &mut records, clock, &mut out)?;
+            let more = running.ready.task.process(0, &mut records, clock, &mut out)?;
             if let Some(e) = failed {
                 return Err(thalweg_core::Error::from(e).into());
             }
             self.producer.flush_full().await?;
+            if more || self.closed_much() {
+                // What time closed is committed, and the rest closed, before the next record.
+                let running = &mut self.tasks[index];
+                running.ready.next_offset = batch.header.last_offset() + 1;
+                running.ready.leader_epoch = batch.header.leader_epoch;
+                return Ok(true);
+            }
         }
         let running = &mut self.tasks[index];
         running.ready.next_offset = fetched.next_offset;
@@ -393,9 +475,7 @@ impl Worker {
             running.ready.task.set_at_end(0, true);
             running.at_end = Some((since, true));
         }
-        if !self.producer.in_transaction() {
-            self.producer.begin().await?;
-        }
+        self.begin().await?;
         let running = &mut self.tasks[index];
         let mut out = Outbox {
             producer: &mut self.producer,
@@ -403,15 +483,13 @@ impl Worker {
             sticky: &mut self.sticky,
         };
         running.ready.task.advance_clock(now, &mut out)?;
-        running.touched |= running.ready.task.is_dirty();
+        self.touch_if_dirty(index, now);
         Ok(false)
     }
 
     /// S3 to S7.
     async fn commit(&mut self) -> Result<()> {
-        if !self.producer.in_transaction() {
-            self.producer.begin().await?;
-        }
+        self.begin().await?;
         let log_id = self.log.id();
         let mut offsets = Vec::new();
         for running in &mut self.tasks {
@@ -452,6 +530,7 @@ impl Worker {
         self.producer.send_offsets(&self.member, &offsets).await?;
         self.producer.commit().await?;
         self.began = None;
+        self.closed_before = self.windows_closed();
         for running in self.tasks.iter_mut().filter(|t| t.touched) {
             running.ready.task.committed();
             running.touched = false;
@@ -468,6 +547,7 @@ impl Worker {
             self.producer.abort().await?;
         }
         self.began = None;
+        self.closed_before = self.windows_closed();
         // It followed positions that are taken back.
         self.waited_for = None;
         for running in &mut self.tasks {
@@ -480,40 +560,46 @@ impl Worker {
         Ok(())
     }
 
-    /// Ends the input of a subtopology's tasks here: open windows are emitted, and committed. They
-    /// have read everything there is.
+    /// Ends the input of a subtopology's tasks here: open windows are emitted, and committed, in several
+    /// transactions where they are many. They have read everything there is.
     ///
     /// # Errors
     /// Those of [`Worker::step`].
     pub async fn end_of_input(&mut self, subtopology: usize) -> Result<()> {
-        let clock = self.log.now();
-        for running in self.tasks.iter_mut().filter(|t| t.ready.subtopology == subtopology) {
-            if !self.producer.in_transaction() {
-                self.producer.begin().await?;
-            }
-            let mut out = Outbox {
-                producer: &mut self.producer,
-                slots: &running.slots,
-                sticky: &mut self.sticky,
-            };
-            let ended = running.ready.task.end_of_input(clock, &mut out);
-            running.touched |= running.ready.task.is_dirty();
-            if let Err(e) = ended {
-                self.abort().await?;
-                return Err(e);
-            }
-            self.producer.flush_full().await?;
-        }
-        let done = match self.tasks.iter().any(|t| t.touched) {
-            true => self.commit().await,
-            false if self.producer.in_transaction() => Ok(self.producer.commit().await?),
-            false => Ok(()),
-        };
-        if let Err(e) = done {
+        let ended = self.try_end_of_input(subtopology).await;
+        if let Err(e) = ended {
             self.abort().await?;
             return Err(e);
         }
         self.publish();
+        Ok(())
+    }
+
+    async fn try_end_of_input(&mut self, subtopology: usize) -> Result<()> {
+        for index in 0..self.tasks.len() {
+            let mut more = self.tasks[index].ready.subtopology == subtopology;
+            while more {
+                let clock = self.log.now();
+                self.begin().await?;
+                let running = &mut self.tasks[index];
+                let mut out = Outbox {
+                    producer: &mut self.producer,
+                    slots: &running.slots,
+                    sticky: &mut self.sticky,
+                };
+                more = running.ready.task.end_of_input(clock, &mut out)?;
+                self.touch_if_dirty(index, clock);
+                self.producer.flush_full().await?;
+                if more && self.tasks[index].touched {
+                    self.commit().await?;
+                }
+            }
+        }
+        if self.tasks.iter().any(|t| t.touched) {
+            self.commit().await?;
+        } else if self.producer.in_transaction() {
+            self.producer.commit().await?;
+        }
         Ok(())
     }
 
@@ -531,7 +617,7 @@ impl Worker {
         }
         self.publish();
         self.finish_checkpoint(true)?;
-        self.begin_checkpoint(&Checkpoints::Inline).await?;
+        self.begin_checkpoint().await?;
         self.finish_checkpoint(true)
     }
 
@@ -542,7 +628,7 @@ impl Worker {
             progress.records.store(counters.records, Ordering::Relaxed);
             progress.late.store(counters.late, Ordering::Relaxed);
             progress.windows_closed.store(counters.windows_closed, Ordering::Relaxed);
-            progress.dirty.store(running.touched, Ordering::Release);
+            progress.dirty.store(running.touched || task.is_closing(), Ordering::Release);
             // Markers at the end move the position without anything to commit.
             let position =
                 if running.touched { running.committed.0 } else { running.ready.next_offset };
@@ -551,23 +637,22 @@ impl Worker {
     }
 
     async fn checkpoint_if_due(&mut self) -> Result<()> {
+        let bytes: usize = self.tasks.iter_mut().map(|t| t.ready.task.overlay_bytes()).sum();
+        // What is being saved, and as much again; more is waited for.
+        self.finish_checkpoint(bytes >= 2 * self.config.checkpoint_bytes)?;
         if self.saving.is_some() {
             return Ok(());
         }
         let waited = self.log.now() - self.last_checkpoint >= self.config.checkpoint_ms;
         let bytes: usize = self.tasks.iter_mut().map(|t| t.ready.task.overlay_bytes()).sum();
         if waited || bytes >= self.config.checkpoint_bytes {
-            let how = match &self.checkpoints {
-                Checkpoints::Inline => Checkpoints::Inline,
-                Checkpoints::Background(run) => Checkpoints::Background(Arc::clone(run)),
-            };
-            self.begin_checkpoint(&how).await?;
+            self.begin_checkpoint().await?;
         }
         Ok(())
     }
 
     /// S8: sets committed rows aside and writes them, here or elsewhere.
-    async fn begin_checkpoint(&mut self, how: &Checkpoints) -> Result<()> {
+    async fn begin_checkpoint(&mut self) -> Result<()> {
         self.last_checkpoint = self.log.now();
         let mut tasks = Vec::new();
         let mut work = Vec::new();
@@ -605,7 +690,7 @@ impl Worker {
             let _ = send.send(saved);
         };
         self.saving = Some(Saving { tasks, done });
-        match how {
+        match &self.checkpoints {
             Checkpoints::Inline => {
                 save();
                 self.finish_checkpoint(true)

@@ -53,9 +53,13 @@ fn input(log: &dyn Log, count: u32) -> thalweg_core::Result<()> {
     let config = TopicConfig { segment_bytes: 2_000, ..TopicConfig::default() };
     let new = NewTopic { name: "words".to_owned(), partitions: 2, config };
     now(log.create_topic(&new))?;
+    append_words(log, 0..count)
+}
+
+fn append_words(log: &dyn Log, numbers: std::ops::Range<u32>) -> thalweg_core::Result<()> {
     for part in 0..2 {
         let mut builder = BatchBuilder::new(Compression::None, 256);
-        for n in (0..count).filter(|n| n % 2 == part) {
+        for n in numbers.clone().filter(|n| n % 2 == part) {
             let (mut key, mut value) = (Vec::new(), Vec::new());
             thalweg_streams::codec::Bincode.encode(&n, &mut key).expect("a number");
             let word = ["log", "stream", "table", "log"][n as usize % 4].to_owned();
@@ -129,6 +133,7 @@ fn life(disk: &SimDisk, store: &Arc<MemoryStore>, level: Level, seed: u64) -> Re
         .threads(2)
         .fetch_bytes(200)
         .commit_bytes(100)
+        .close_at_once(1)
         .checkpoint(Duration::ZERO, 1)
         .commit_every(Duration::ZERO);
     now(async {
@@ -210,6 +215,45 @@ fn a_crash_at_any_point_changes_no_result() {
             let log = open(&disk, level, 9).unwrap_or_else(|e| panic!("{what}: {e}"));
             check(log.as_ref(), &what);
         }
+    }
+}
+
+/// An input that was idle leaves a transaction open with nothing in it. What comes then and does not stop
+/// coming is committed when its time has come, as ever: it once waited until 8 MiB were there.
+#[test]
+fn a_stream_that_goes_on_after_a_pause_is_committed_in_time() {
+    let disk = machine(1);
+    let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
+    let clock = Clock::fixed(1_790_000_000_000);
+    let (runtime, entropy) = (Runtime::Inline, Entropy::seeded(1));
+    let log = open_simulated(&disk, Path::new("/data"), config, runtime, clock.clone(), entropy);
+    let log = log.expect("opens");
+    let app = App::new("words", pipeline)
+        .expect("a pipeline")
+        .state_store(Arc::new(MemoryStore::default()))
+        .threads(1)
+        .fetch_bytes(1) // One batch.
+        .commit_every(Duration::from_millis(50));
+    let mut app = now(app.open(log.clone())).expect("opened");
+    for _ in 0..3 {
+        while now(app.step(0)).expect("a step") == Step::Worked {}
+        clock.advance(1_500);
+    }
+    assert_eq!(now(app.step(0)).expect("a step"), Step::Idle);
+
+    let words = [0, 1].map(|part| TopicPartition::new("words", part));
+    let committed = || -> i64 {
+        let stored = now(log.committed_offsets("words", &words)).expect("there");
+        stored.iter().flatten().map(|stored| stored.offset).sum()
+    };
+    let before = committed();
+    append_words(log.as_ref(), 0..COUNT).expect("appended");
+    let mut steps = 0;
+    while committed() == before {
+        assert_eq!(now(app.step(0)).expect("a step"), Step::Worked);
+        clock.advance(20);
+        steps += 1;
+        assert!(steps <= 5, "100 ms have passed, and there is more to read");
     }
 }
 

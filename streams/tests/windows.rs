@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use thalweg_core::client::partitioner::partition_of;
 use thalweg_core::record::RecordRef;
 use thalweg_streams::driver::TestDriver;
 use thalweg_streams::{
@@ -32,12 +33,6 @@ fn counting(grace: u64) -> Result<Topology> {
 /// As `counting`, of records that say themselves whether they have a time: a negative value means no.
 /// What they are appended at is their timestamp.
 fn parsing() -> Result<Topology> {
-    fn parse(record: &RecordRef<'_>) -> Option<(u8, i64, EventTime)> {
-        let value = i64::from_le_bytes(record.value?.try_into().ok()?);
-        let time = if value < 0 { EventTime::Unknown } else { EventTime::At(value) };
-        Some((record.key?[0], value, time))
-    }
-    const PARSED: Topic<u8, i64> = Topic::internal("parsed");
     Topology::build("test", |b: &Builder| {
         b.parse(&IN, parse)
             .watermark(Watermark::Standing)
@@ -49,6 +44,14 @@ fn parsing() -> Result<Topology> {
             .to(&COUNTS);
         Ok(())
     })
+}
+
+const PARSED: Topic<u8, i64> = Topic::internal("parsed");
+
+fn parse(record: &RecordRef<'_>) -> Option<(u8, i64, EventTime)> {
+    let value = i64::from_le_bytes(record.value?.try_into().ok()?);
+    let time = if value < 0 { EventTime::Unknown } else { EventTime::At(value) };
+    Some((record.key?[0], value, time))
 }
 
 /// Results as (start, key, count).
@@ -201,30 +204,177 @@ fn another_grace_after_a_restart_reopens_nothing() -> Result<()> {
     Ok(())
 }
 
+/// More may close at once than memory should hold: then it is emitted in parts, each with a commit of its
+/// own, before the next record; a crash in between costs nothing.
+#[test]
+fn what_a_jump_of_time_closes_is_emitted_in_parts() -> Result<()> {
+    let all: Results = (0..10).map(|n| (n * 10, 1, 1)).collect();
+    for crash_after in [None, Some(0), Some(1), Some(4)] {
+        let mut t = TestDriver::new(counting(0)?);
+        t.batch(11).close_at_once(2);
+        for window in 0..10 {
+            t.pipe(&IN, &1, &0, window * 10)?;
+        }
+        t.pipe(&IN, &2, &0, 1_000)?;
+        t.pipe(&IN, &1, &7, 50)?;
+        let mut seen = Vec::new();
+        for part in 0..5 {
+            t.turns()?;
+            t.commit()?;
+            let now = results(&mut t)?;
+            assert_eq!(now.len(), 2, "{crash_after:?}: part {part}");
+            seen.extend(now);
+            assert_eq!(t.read(&LATE)?, [], "{crash_after:?}: no record comes in between");
+            if crash_after == Some(part) {
+                t.crash()?;
+            }
+        }
+        t.run()?;
+        assert_eq!(t.read(&LATE)?, [(1, 7)], "{crash_after:?}");
+        seen.extend(results(&mut t)?);
+        assert_eq!(seen, all, "{crash_after:?}");
+    }
+    Ok(())
+}
+
+/// Counts the windows of `counting` in windows of their own, behind a repartition.
+fn counting_twice() -> Result<Topology> {
+    const MOVED: Topic<u8, i64> = Topic::internal("moved");
+    const AGAIN: Store<Windowed<u8>, u64> = Store::new("again");
+    Topology::build("test", |b: &Builder| {
+        let tens = || Tumbling::of(Duration::from_millis(10)).no_grace();
+        b.stream(&IN)
+            .window(tens())
+            .count(&WINDOWS)
+            .emit(OnClose)
+            .map(|window, _| (window.key, window.start))
+            .repartition(&MOVED)
+            .window(tens())
+            .count(&AGAIN)
+            .late(|late| late.to(&LATE))
+            .emit(OnClose)
+            .to(&COUNTS);
+        Ok(())
+    })
+}
+
+/// Nobody is told how far time has come while results from before are held back: they would be late.
+#[test]
+fn no_mark_of_time_overtakes_what_is_still_being_closed() -> Result<()> {
+    let mut t = TestDriver::new(counting_twice()?);
+    t.close_at_once(1);
+    for key in 0..20 {
+        t.pipe(&IN, &key, &0, i64::from(key / 10) * 10)?;
+    }
+    t.pipe(&IN, &0, &0, 100)?;
+    t.pipe(&IN, &0, &0, 1_000)?;
+    for turn in 0..12 {
+        t.turns()?;
+        t.commit()?;
+        if turn % 3 == 1 {
+            t.crash()?;
+        }
+    }
+    t.end_of_input()?;
+    assert_eq!(t.read(&LATE)?, []);
+    assert_eq!(results(&mut t)?.len(), 22);
+    Ok(())
+}
+
+/// But that it is not idle any more everybody is told at once: another task's time would close what its
+/// results are for.
+#[test]
+fn a_task_that_is_closing_is_not_idle() -> Result<()> {
+    for crash in [false, true] {
+        let mut t = TestDriver::with_partitions(counting_twice()?, 2);
+        t.close_at_once(1);
+        let of = |partition| (0..).find(|key: &u8| partition_of(&[*key], 2) == partition);
+        let (ours, theirs) = (of(0).expect("a key"), of(1).expect("a key"));
+        t.pipe(&IN, &ours, &0, 0)?;
+        t.pipe(&IN, &theirs, &0, 0)?;
+        t.idle()?;
+        for start in [100, 110, 120, 130, 140, 1_000] {
+            t.pipe(&IN, &ours, &0, start)?;
+        }
+        t.pipe(&IN, &theirs, &0, 2_000)?;
+        for turn in 0..6 {
+            t.turns()?;
+            t.commit()?;
+            if crash && turn == 1 {
+                t.crash()?;
+            }
+        }
+        t.end_of_input()?;
+        assert_eq!(t.read(&LATE)?, [], "crash: {crash}");
+        assert_eq!(results(&mut t)?.len(), 9, "crash: {crash}");
+    }
+    Ok(())
+}
+
+/// What the end of input closes may be counted in a table, and that in windows again, all in one task:
+/// the changes of the table come when it is flushed, and before the windows behind it end.
+#[test]
+fn what_is_made_of_closed_windows_comes_before_the_end_of_those_behind() -> Result<()> {
+    const PER_WINDOW: Store<Windowed<u8>, u64> = Store::new("per-window");
+    const AGAIN: Store<Windowed<Windowed<u8>>, u64> = Store::new("again");
+    for at_once in [1, 2, 100] {
+        let mut t = TestDriver::new(Topology::build("test", |b: &Builder| {
+            b.parse(&IN, parse)
+                .watermark(Watermark::Standing)
+                .repartition(&PARSED)
+                .window(Tumbling::of(Duration::from_millis(10)).no_grace())
+                .count(&WINDOWS)
+                .emit(OnClose)
+                .count(&PER_WINDOW)
+                .to_stream()
+                .window(Tumbling::of(Duration::from_millis(1_000)).no_grace())
+                .count(&AGAIN)
+                .emit(OnClose)
+                .map(|window, count| (window.key, count))
+                .to(&COUNTS);
+            Ok(())
+        })?);
+        t.close_at_once(at_once);
+        // Two windows with times of their own, three of records without.
+        for (key, time, appended) in [(1, 5, 5), (1, 15, 15), (1, -1, 25), (2, -1, 25), (1, -1, 35)]
+        {
+            t.pipe(&IN, &key, &time, appended)?;
+        }
+        t.end_of_input()?;
+        let late = t.task(1, 0).expect("a task").counters().late;
+        assert_eq!((late, t.read(&COUNTS)?.len()), (0, 5), "{at_once} at once");
+    }
+    Ok(())
+}
+
 /// What happens to a driver.
 #[derive(Clone, Debug)]
 enum Step {
     /// A record: key, time of its own (negative: none), how long after that it is appended.
     Record(u8, i64, i64),
     Process,
+    Turns,
     Commit,
     Abort,
     Refuse,
     Crash,
     Checkpoint,
     EndOfInput,
+    EndOfInputBegins,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0..3_u8, -20..120_i64, -30..10_i64).prop_map(|(k, t, d)| Step::Record(k, t, d)),
         2 => Just(Step::Process),
+        2 => Just(Step::Turns),
         2 => Just(Step::Commit),
         1 => Just(Step::Abort),
         1 => Just(Step::Refuse),
         1 => Just(Step::Crash),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::EndOfInput),
+        1 => Just(Step::EndOfInputBegins),
     ]
 }
 
@@ -237,12 +387,14 @@ fn play(t: &mut TestDriver, steps: &[Step]) -> Result<u64> {
                 piped += 1;
             }
             Step::Process => t.process()?,
+            Step::Turns => t.turns()?,
             Step::Commit => drop(t.commit()?),
             Step::Abort => t.abort(),
             Step::Refuse => t.refuse()?,
             Step::Crash => t.crash()?,
             Step::Checkpoint => t.checkpoint()?,
             Step::EndOfInput => t.end_of_input()?,
+            Step::EndOfInputBegins => t.end_of_input_begins()?,
         }
     }
     t.end_of_input()?;
@@ -262,9 +414,10 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..80),
         partitions in 1_u32..3,
         batch in 1_usize..20,
+        at_once in 1_usize..6,
     ) {
         let mut t = TestDriver::with_partitions(parsing()?, partitions);
-        let piped = play(t.batch(batch), &steps)?;
+        let piped = play(t.batch(batch).close_at_once(at_once), &steps)?;
         let (results, late) = seen(&mut t)?;
         let counted: u64 = results.iter().map(|r| r.2).sum();
         prop_assert_eq!(counted + late.len() as u64, piped);
@@ -282,6 +435,7 @@ proptest! {
         grace in 0_u64..30,
         batch in 1_usize..20,
         steps in proptest::collection::vec(step(), 0..20),
+        at_once in 1_usize..6,
     ) {
         let mut one = TestDriver::new(counting(grace)?);
         for (key, time) in &records {
@@ -290,14 +444,17 @@ proptest! {
         one.end_of_input()?;
 
         let mut other = TestDriver::new(counting(grace)?);
-        other.batch(batch);
+        other.batch(batch).close_at_once(at_once);
         // The steps between the records: those that are no records and no end of input.
-        let mut between = steps.iter().filter(|s| !matches!(s, Step::Record(..) | Step::EndOfInput));
+        let mut between = steps.iter().filter(|s| {
+            !matches!(s, Step::Record(..) | Step::EndOfInput | Step::EndOfInputBegins)
+        });
         for (key, time) in &records {
             other.pipe(&IN, key, &0, *time)?;
             match between.next() {
                 None => {}
                 Some(Step::Process) => other.process()?,
+                Some(Step::Turns) => other.turns()?,
                 Some(Step::Commit) => drop(other.commit()?),
                 Some(Step::Abort) => other.abort(),
                 Some(Step::Refuse) => other.refuse()?,
