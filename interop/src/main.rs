@@ -1,15 +1,17 @@
-//! Writes a data folder with our engine, for Kafka to read.
+//! Writes a data folder with our engine, for Kafka to read; and says what ours serves of any folder.
 //!
 //! ```text
-//!   folders write DIR OUT
-//!     DIR/                              our data folder, stopped cleanly
+//!   folders write DIR OUT     DIR: our data folder, as it will be, stopped cleanly
+//!   folders say DIR OUT       DIR: a data folder of ours or a log directory of Kafka's, looked at without
+//!                             writing in it, also beside a broker
+//!
 //!     OUT/topics                        what it holds, as Folders.java creates it: NAME PARTITIONS [KEY=VALUE ...]
 //!     OUT/records.<isolation>.ndjson    what ours serves, a record a line, as Folders.java prints it
 //!     OUT/answers.txt                   what is right to answer, as Folders.java asks it
 //!     OUT/lookups.faults                where the engine's own lookups find something else: empty
 //! ```
 //!
-//! Always true here: what is said of the folder is read from the engine before it stops, so that
+//! Always true here: what is said of a folder that was written is read from the engine before it stops, so that
 //! transactions that are left open are still open in what is said; one input, one output, but for the
 //! times of markers.
 
@@ -26,6 +28,8 @@ use thalweg_core::Log;
 use thalweg_core::client::log::Isolation;
 use thalweg_core::config::{Level, LogConfig};
 use thalweg_core::disk::real::RealDisk;
+use thalweg_core::engine::clock::Clock;
+use thalweg_core::engine::runtime::Runtime;
 use thalweg_core::engine::{Engine, open_real};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -35,16 +39,20 @@ const LIVES: usize = 3;
 
 fn main() -> Outcome<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [command, dir, out] = &words[..] else { return Err("use: folders write DIR OUT".into()) };
-    if command != "write" {
-        return Err(format!("no command {command:?}; use: folders write DIR OUT").into());
-    }
+    let [command, dir, out] = &words[..] else { return Err(USE.into()) };
+    let (dir, out) = (Path::new(dir), Path::new(out));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build()?;
-    runtime.block_on(write_folder(Path::new(dir), Path::new(out)))
+    fs::create_dir_all(out)?;
+    match command.as_str() {
+        "write" => runtime.block_on(write_folder(dir, out)),
+        "say" => runtime.block_on(say(dir, out)),
+        _ => Err(format!("no command {command:?}; {USE}").into()),
+    }
 }
 
+const USE: &str = "use: folders write DIR OUT | folders say DIR OUT";
+
 async fn write_folder(dir: &Path, out: &Path) -> Outcome<()> {
-    fs::create_dir_all(out)?;
     for life in 1..=LIVES {
         let engine = open(dir).await?;
         let log = Arc::clone(&engine).into_log();
@@ -61,6 +69,12 @@ async fn write_folder(dir: &Path, out: &Path) -> Outcome<()> {
         engine.close()?;
     }
     Ok(())
+}
+
+async fn say(dir: &Path, out: &Path) -> Outcome<()> {
+    let (runtime, config) = (Runtime::current(), LogConfig::default());
+    let engine = Engine::look(RealDisk, dir, config, runtime, Clock::System).await?;
+    describe(&Arc::new(engine).into_log(), out).await
 }
 
 async fn open(dir: &Path) -> Outcome<Arc<Engine<RealDisk>>> {
