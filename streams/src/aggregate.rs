@@ -325,6 +325,7 @@ where
                     self.results.push(span.with(key), value, cx)?;
                 }
             }
+            self.rows.let_go_of_clean(span);
             after = Some(span);
         }
         Ok(Part { more_after: None, any })
@@ -412,6 +413,7 @@ where
     }
 
     fn end_of_input(&mut self, cx: &mut Cx<'_, '_>) -> Result<bool> {
+        self.raise(cx);
         self.closed.upto = self.closed.upto.max(self.closed.settled_end);
         if self.is_closing() {
             return self.close(cx).map(|_| true);

@@ -132,7 +132,7 @@ impl App {
         Self { checkpoint: interval, checkpoint_bytes: bytes, ..self }
     }
 
-    /// About how many results of windows a task makes in one transaction, whole windows; default 8,192.
+    /// About how many results of windows a thread makes in one transaction, whole windows; default 8,192.
     /// When a long input ends, or time jumps, more of them may close than memory should hold.
     #[must_use]
     pub fn close_at_once(self, rows: usize) -> Self {
@@ -220,7 +220,7 @@ impl App {
             commit_ms: self.commit.as_millis() as i64,
             commit_bytes: self.commit_bytes,
             checkpoint_ms: self.checkpoint.as_millis() as i64,
-            checkpoint_bytes: self.checkpoint_bytes / self.threads,
+            checkpoint_bytes: (self.checkpoint_bytes / self.threads).max(1),
             fetch_bytes: self.fetch_bytes,
             close_at_once: self.close_at_once,
         };

@@ -111,7 +111,7 @@ pub struct Cx<'r, 't> {
     pub(crate) clock: Timestamp,
     /// About how many rows are closed at once.
     pub(crate) at_once: usize,
-    /// Time closed more than was emitted so far.
+    /// Time, or the end of the input, closed more than was emitted and committed so far.
     pub(crate) is_closing: bool,
     pub(crate) time: &'t mut TaskTime,
     pub(crate) base: &'t dyn StateBackend,

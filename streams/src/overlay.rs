@@ -235,6 +235,15 @@ impl<L: Layout> Overlay<L> {
         Ok(keys)
     }
 
+    /// What the transaction did not touch of a bucket that was loaded is read again when it is needed.
+    pub(crate) fn let_go_of_clean(&mut self, bucket: L::Bucket) {
+        let Some(rows) = self.txn.get_mut(&bucket) else { return };
+        rows.retain(|_, entry| entry.dirty);
+        if rows.is_empty() {
+            self.txn.remove(&bucket);
+        }
+    }
+
     /// Emits one changelog record per row that is not the committed one any more. Gives the keys of
     /// those rows, in order.
     pub(crate) fn flush(&mut self, cx: &mut Cx<'_, '_>) -> Result<Vec<(L::Bucket, L::Key)>> {

@@ -76,9 +76,9 @@ pub(crate) trait Operator {
         Ok(false)
     }
 
-    /// There is no more input for now: emit what is open, about [`Cx::at_once`] rows of it. Says whether
-    /// anything was, or is left: what operators behind make of it when it is flushed comes before their
-    /// own end. After a [`close`](Self::close) that left nothing.
+    /// There is no more input for now: emit what is open, about [`Cx::at_once`] rows of it, beginning with
+    /// what time closed. Says whether anything was, or is left: what operators behind make of it when it is
+    /// flushed comes before their own end.
     ///
     /// # Errors
     /// Those of emitting and of the state.

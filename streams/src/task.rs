@@ -64,7 +64,7 @@ pub struct Task {
     base: Box<dyn StateBackend>,
     counters: Counters,
     at_once: usize,
-    /// Time closed more than was emitted so far.
+    /// Time, or the end of the input, closed more than was emitted and committed so far.
     closing: bool,
     /// The number of the last committed transaction, and of the one that was flushed.
     txn_seq: u64,
@@ -239,9 +239,7 @@ impl Task {
     /// # Errors
     /// Those of [`Task::process`].
     pub fn end_of_input(&mut self, clock: Timestamp, out: &mut dyn Emit) -> Result<bool> {
-        self.close_each(clock, out, |operator, cx| {
-            Ok(operator.close(cx)? || operator.end_of_input(cx)?)
-        })
+        self.close_each(clock, out, |operator, cx| operator.end_of_input(cx))
     }
 
     /// Says whether the consumer stands at the end of an input partition. Any record that is

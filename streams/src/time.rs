@@ -420,8 +420,8 @@ pub(crate) struct Word {
 }
 
 impl Word {
-    /// The mark that says it, after the last mark that was sent; `None` when it is nothing new. Before the
-    /// first mark an earlier owner of the task may have said that it is idle.
+    /// The mark that says it, after the last mark that was sent; `None` when it is nothing new. Whoever is
+    /// closing before its first mark says that it is not idle, as an earlier owner may have said that it is.
     pub(crate) fn after(self, sent: Option<Mark>) -> Option<Mark> {
         let Self { task, watermark, idle } = self;
         let said = sent.map_or(NEVER, |mark| mark.watermark);

@@ -67,7 +67,7 @@ pub enum Step {
 pub(crate) struct Progress {
     /// The next offset of its input, committed.
     pub(crate) committed: AtomicI64,
-    /// Whether it holds anything that is not committed.
+    /// Whether it holds anything that is not committed, or is closing.
     pub(crate) dirty: AtomicBool,
     pub(crate) records: AtomicU64,
     pub(crate) late: AtomicU64,
@@ -90,6 +90,8 @@ struct Running {
     unsaved: bool,
     /// Since when the input stands at its end, and whether the task was told.
     at_end: Option<(Timestamp, bool)>,
+    /// When the clock moved its time last.
+    clock_at: Timestamp,
 }
 
 /// Where checkpoints are written.
@@ -201,6 +203,7 @@ impl Worker {
                     meta: None,
                     unsaved: false,
                     at_end: None,
+                    clock_at: 0,
                 }
             })
             .collect();
@@ -307,6 +310,9 @@ impl Worker {
             running.ready.task.close(clock, &mut out)?;
             self.touch_if_dirty(index, clock);
             self.producer.flush_full().await?;
+            if self.closed_much() {
+                break;
+            }
         }
         Ok(())
     }
@@ -351,6 +357,9 @@ impl Worker {
             asked[usize::from(index < self.repartitioned)] = true;
             if is_now || !one.batches.is_empty() {
                 worked |= self.process(index, one).await?;
+            }
+            if self.closed_much() {
+                break;
             }
         }
         self.turns.pass(asked);
@@ -474,7 +483,10 @@ impl Worker {
         if !told {
             running.ready.task.set_at_end(0, true);
             running.at_end = Some((since, true));
+        } else if now - running.clock_at < CLOCK_EVERY_MS {
+            return Ok(false);
         }
+        running.clock_at = now;
         self.begin().await?;
         let running = &mut self.tasks[index];
         let mut out = Outbox {
@@ -576,6 +588,10 @@ impl Worker {
     }
 
     async fn try_end_of_input(&mut self, subtopology: usize) -> Result<()> {
+        // What is held back until a commit is part of the input of what ends now.
+        if self.tasks.iter().any(|t| t.touched) {
+            self.commit().await?;
+        }
         for index in 0..self.tasks.len() {
             let mut more = self.tasks[index].ready.subtopology == subtopology;
             while more {
@@ -639,7 +655,7 @@ impl Worker {
     async fn checkpoint_if_due(&mut self) -> Result<()> {
         let bytes: usize = self.tasks.iter_mut().map(|t| t.ready.task.overlay_bytes()).sum();
         // What is being saved, and as much again; more is waited for.
-        self.finish_checkpoint(bytes >= 2 * self.config.checkpoint_bytes)?;
+        self.finish_checkpoint(bytes >= self.config.checkpoint_bytes.saturating_mul(2))?;
         if self.saving.is_some() {
             return Ok(());
         }
@@ -782,6 +798,9 @@ impl Emit for Outbox<'_> {
 
 /// An input that stands at its end for so long is idle. A consumer that does not keep up never is.
 const IDLE_AFTER_MS: i64 = 1_000;
+
+/// How often the clock moves the time of an idle task: each time is a commit.
+const CLOCK_EVERY_MS: i64 = 1_000;
 
 /// Records without a key that go to one partition before the next has its turn.
 const STICKY_RECORDS: u32 = 1024;

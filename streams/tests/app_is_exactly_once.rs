@@ -17,7 +17,9 @@ use thalweg_core::ids::{ProducerIdentity, TopicPartition};
 use thalweg_streams::codec::Codec;
 use thalweg_streams::state::backend::StateStore;
 use thalweg_streams::state::memory::MemoryStore;
-use thalweg_streams::{App, Builder, OnClose, Result, Step, Store, Topic, Tumbling, Windowed};
+use thalweg_streams::{
+    App, Builder, OnClose, Result, Step, Store, Topic, Tumbling, WhenIdle, Windowed,
+};
 
 const WORDS: Topic<u32, String> = Topic::new("words");
 const BY_WORD: Topic<String, u32> = Topic::internal("by-word");
@@ -255,6 +257,36 @@ fn a_stream_that_goes_on_after_a_pause_is_committed_in_time() {
         steps += 1;
         assert!(steps <= 5, "100 ms have passed, and there is more to read");
     }
+}
+
+/// Where the clock moves the time of idle inputs, each move is a commit: one a second, not one a step.
+#[test]
+fn an_idle_application_commits_once_a_second() {
+    let disk = machine(1);
+    let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
+    let clock = Clock::fixed(1_790_000_000_000);
+    let (runtime, entropy) = (Runtime::Inline, Entropy::seeded(1));
+    let log = open_simulated(&disk, Path::new("/data"), config, runtime, clock.clone(), entropy);
+    let log = log.expect("opens");
+    let by_the_clock = |b: &Builder| {
+        b.when_idle(WhenIdle::AdvanceWithClock { lag: Duration::from_secs(5) });
+        pipeline(b)
+    };
+    let app = App::new("words", by_the_clock)
+        .expect("a pipeline")
+        .state_store(Arc::new(MemoryStore::default()))
+        .threads(1);
+    let mut app = now(app.open(log)).expect("opened");
+    while now(app.step(0)).expect("a step") == Step::Worked {}
+    clock.advance(1_500);
+    while now(app.step(0)).expect("a step") == Step::Worked {}
+    let mut worked = 0;
+    for _ in 0..1_000 {
+        clock.advance(10);
+        worked += i32::from(now(app.step(0)).expect("a step") == Step::Worked);
+    }
+    // The tasks of words, and those of the repartition topic, which read the others' marks.
+    assert!((10..=40).contains(&worked), "{worked} of 1,000 steps in 10 s committed");
 }
 
 const FEW: Topic<u32, String> = Topic::new("few");

@@ -317,7 +317,10 @@ fn a_task_that_is_closing_is_not_idle() -> Result<()> {
 fn what_is_made_of_closed_windows_comes_before_the_end_of_those_behind() -> Result<()> {
     const PER_WINDOW: Store<Windowed<u8>, u64> = Store::new("per-window");
     const AGAIN: Store<Windowed<Windowed<u8>>, u64> = Store::new("again");
-    for at_once in [1, 2, 100] {
+    // (key, time of its own or -1, appended at): two windows with times of their own, three without.
+    let all = [(1, 5, 5), (1, 15, 15), (1, -1, 25), (2, -1, 25), (1, -1, 35)];
+    for (at_once, records) in [1, 2, 100].into_iter().flat_map(|n| [(n, &all[..2]), (n, &all[..])])
+    {
         let mut t = TestDriver::new(Topology::build("test", |b: &Builder| {
             b.parse(&IN, parse)
                 .watermark(Watermark::Standing)
@@ -335,14 +338,13 @@ fn what_is_made_of_closed_windows_comes_before_the_end_of_those_behind() -> Resu
             Ok(())
         })?);
         t.close_at_once(at_once);
-        // Two windows with times of their own, three of records without.
-        for (key, time, appended) in [(1, 5, 5), (1, 15, 15), (1, -1, 25), (2, -1, 25), (1, -1, 35)]
-        {
-            t.pipe(&IN, &key, &time, appended)?;
+        for (key, time, appended) in records {
+            t.pipe(&IN, key, time, *appended)?;
         }
         t.end_of_input()?;
         let late = t.task(1, 0).expect("a task").counters().late;
-        assert_eq!((late, t.read(&COUNTS)?.len()), (0, 5), "{at_once} at once");
+        let counted = t.read(&COUNTS)?.len();
+        assert_eq!((late, counted), (0, records.len()), "{at_once} at once");
     }
     Ok(())
 }
