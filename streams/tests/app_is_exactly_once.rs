@@ -220,16 +220,20 @@ fn a_crash_at_any_point_changes_no_result() {
     }
 }
 
+/// A log that holds the input, and its clock.
+fn with_clock() -> (Arc<Engine<SimDisk>>, Clock) {
+    let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
+    let clock = Clock::fixed(1_790_000_000_000);
+    let (disk, runtime, entropy) = (machine(1), Runtime::Inline, Entropy::seeded(1));
+    let log = open_simulated(&disk, Path::new("/data"), config, runtime, clock.clone(), entropy);
+    (log.expect("opens"), clock)
+}
+
 /// An input that was idle leaves a transaction open with nothing in it. What comes then and does not stop
 /// coming is committed when its time has come, as ever: it once waited until 8 MiB were there.
 #[test]
 fn a_stream_that_goes_on_after_a_pause_is_committed_in_time() {
-    let disk = machine(1);
-    let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
-    let clock = Clock::fixed(1_790_000_000_000);
-    let (runtime, entropy) = (Runtime::Inline, Entropy::seeded(1));
-    let log = open_simulated(&disk, Path::new("/data"), config, runtime, clock.clone(), entropy);
-    let log = log.expect("opens");
+    let (log, clock) = with_clock();
     let app = App::new("words", pipeline)
         .expect("a pipeline")
         .state_store(Arc::new(MemoryStore::default()))
@@ -262,12 +266,7 @@ fn a_stream_that_goes_on_after_a_pause_is_committed_in_time() {
 /// Where the clock moves the time of idle inputs, each move is a commit: one a second, not one a step.
 #[test]
 fn an_idle_application_commits_once_a_second() {
-    let disk = machine(1);
-    let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
-    let clock = Clock::fixed(1_790_000_000_000);
-    let (runtime, entropy) = (Runtime::Inline, Entropy::seeded(1));
-    let log = open_simulated(&disk, Path::new("/data"), config, runtime, clock.clone(), entropy);
-    let log = log.expect("opens");
+    let (log, clock) = with_clock();
     let by_the_clock = |b: &Builder| {
         b.when_idle(WhenIdle::AdvanceWithClock { lag: Duration::from_secs(5) });
         pipeline(b)
