@@ -13,9 +13,9 @@
 //!   grace that was changed in between reopens nothing.
 //! - At the end of a batch no row of a window at or before `closed_upto` is left, or the operator is
 //!   closing: then a task emits the rest, some windows and a commit at a time, before it takes another
-//!   record of its input or tells anybody how far its time has come. So what a jump of time closes, or the end of a
-//!   long input, needs no more memory than one part of it; and a commit in the middle leaves what
-//!   `closed_upto` says is closed to the next owner, which finds the rows that are left.
+//!   record of its input or tells anybody how far its time has come. So what a jump of time closes, or
+//!   the end of a long input, needs no more memory than one part of it; and a commit in the middle leaves
+//!   what `closed_upto` says is closed to the next owner, which finds the rows that are left.
 //! - Each window of a key is emitted once. The end of input emits all that is open, but raises
 //!   `closed_upto` only to the end of the last window that holds a settled record (a time of its own,
 //!   not ahead of its append); a window emitted beyond it leaves a row that makes what comes for that

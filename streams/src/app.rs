@@ -10,7 +10,7 @@
 //! Always true here: this file and what it calls are the only async and threaded part of the package;
 //! an error of one worker stops all of them, and is returned; nothing is lost by a stop of any kind.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -270,12 +270,7 @@ fn saving_thread() -> Result<Checkpoints> {
     let (send, jobs) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
     std::thread::Builder::new()
         .name("thalweg-checkpoint".to_owned())
-        .spawn(move || {
-            for save in jobs {
-                // One that panics, in a codec, is its worker's end and nobody else's.
-                let _ = catch_unwind(AssertUnwindSafe(save));
-            }
-        })
+        .spawn(move || jobs.into_iter().for_each(|save| save()))
         .map_err(|e| Error::invalid(format!("cannot start a thread for checkpoints: {e}")))?;
     // A job that is not taken is dropped: its worker finds that nobody answers.
     Ok(Checkpoints::Background(Arc::new(move |save| drop(send.send(save)))))

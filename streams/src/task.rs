@@ -232,9 +232,9 @@ impl Task {
     }
 
     /// There is no more input for now: emits open windows, and says whether any were: then commit, and call
-    /// it again before any other record; what is made of these when they are committed may open others. Time moves no further than to the
-    /// end of the last window that holds a record with a time of its own, so that what comes tomorrow is
-    /// not late.
+    /// it again before any other record; what is made of these when they are committed may open others.
+    /// Time moves no further than to the end of the last window that holds a record with a time of its
+    /// own, so that what comes tomorrow is not late.
     ///
     /// # Errors
     /// Those of [`Task::process`].

@@ -18,6 +18,7 @@
 //! only after the log called them durable.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -701,7 +702,11 @@ impl Worker {
                 write_checkpoint(backend.as_mut(), &mut rows.into_iter(), &meta)?;
                 Ok(())
             };
-            let saved = work.into_iter().try_for_each(save);
+            // A panic, in a codec, is told like any other failure, and ends nobody else's checkpoints.
+            let saved = AssertUnwindSafe(|| work.into_iter().try_for_each(save));
+            let saved = catch_unwind(saved).unwrap_or_else(|panic| {
+                Err(Error::panicked("saving a checkpoint".to_owned(), &*panic))
+            });
             // Nobody listens any more when the worker is gone: then nothing depends on it either.
             let _ = send.send(saved);
         };
