@@ -18,6 +18,7 @@ use thalweg_core::ids::TopicPartition;
 use thalweg_core::record::Record;
 use thalweg_core::verify::{Severity, verify};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 async fn open(dir: &Path) -> Arc<Engine<RealDisk>> {
     let config = LogConfig { level: Level::Os, min_free_bytes: 0, ..LogConfig::default() };
@@ -106,9 +107,11 @@ async fn no_transaction_is_half_in_a_backup() {
         .collect();
     let mut cut_short = 0;
     for round in 0..8_u64 {
-        turns.add_permits(200);
+        // Asked before there are turns to take: this task may sleep until all of them were taken.
         let wanted = done.load(Ordering::Relaxed) + 3 + 11 * (round % 8);
+        turns.add_permits(200);
         while done.load(Ordering::Relaxed) < wanted {
+            assert!(!tellers.iter().any(JoinHandle::is_finished), "a teller gave up");
             tokio::task::yield_now().await;
         }
         let acknowledged = done.load(Ordering::Relaxed);

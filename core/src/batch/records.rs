@@ -22,7 +22,7 @@ use std::iter::FusedIterator;
 
 use bytes::Bytes;
 
-use super::shape::Shape;
+use super::shape::{Shape, usual};
 use super::{BatchError, BatchHeader, BatchRef, HEADER_LEN};
 use crate::compress::{Codec, DECOMPRESSED_MAX, Decompressor};
 use crate::ids::{Offset, Timestamp};
@@ -31,6 +31,8 @@ use crate::varint::{read_varint, read_varlong};
 
 /// The bytes of a record that has nothing in it.
 const RECORD_LEN_MIN: usize = 7;
+/// The most records that are looked at one by one before it is tried whether those behind are alike.
+const BETWEEN_MAX: i32 = 64;
 
 /// Where compressed batches are decompressed to. Reused from batch to batch, it stops allocating; it
 /// keeps the memory of the largest section it has seen.
@@ -166,27 +168,34 @@ impl<'s> Records<'s> {
         }
     }
 
-    /// Passes over records of usual shapes, up to the first that must be looked at closely.
+    /// Passes over usual records, up to the first that must be looked at closely.
     fn skip_usual(&mut self) {
-        let (mut shape, mut alike) = (Shape::default(), false);
-        while self.read < self.count {
-            let known = if alike { shape.fits(self.rest) } else { None };
-            let (size, offset_delta) = match known {
-                Some(found) => found,
-                None => {
-                    let Some((another, offset_delta)) = Shape::of(self.rest) else { return };
-                    alike = another == shape;
-                    shape = another;
-                    (shape.size(), offset_delta)
-                }
-            };
-            if offset_delta <= self.previous_delta || offset_delta > self.last_offset_delta {
-                return;
-            }
-            self.previous_delta = offset_delta;
-            self.rest = &self.rest[size..];
-            self.read += 1;
+        let mut between = 1;
+        while self.skip(between, usual) == between {
+            let Some(shape) = Shape::of(self.rest) else { continue };
+            let alike = self.skip(i32::MAX, |bytes| shape.fits(bytes));
+            between = if alike > 2 { 1 } else { BETWEEN_MAX.min(2 * between) };
         }
+    }
+
+    /// Passes over so many records, at most, of which `sound` says the size and the offset, and says how
+    /// many those were.
+    #[inline]
+    fn skip(&mut self, most: i32, sound: impl Fn(&[u8]) -> Option<(usize, i32)>) -> i32 {
+        let most = most.min(self.count - self.read);
+        let (mut rest, mut previous, mut skipped) = (self.rest, self.previous_delta, 0);
+        while skipped < most
+            && let Some((size, offset_delta)) = sound(rest)
+            && offset_delta > previous
+            && offset_delta <= self.last_offset_delta
+        {
+            previous = offset_delta;
+            rest = &rest[size..];
+            skipped += 1;
+        }
+        (self.rest, self.previous_delta) = (rest, previous);
+        self.read += skipped;
+        skipped
     }
 
     #[inline]

@@ -16,8 +16,8 @@ use crate::batch::{BatchHeader, BatchRef, HEADER_LEN};
 use crate::disk::{DiskFile, read_exact_at};
 use crate::ids::Offset;
 
-/// Bytes read at a time.
-const WINDOW: usize = 1 << 20;
+/// Bytes read at a time: few enough to be summed and looked at before they leave the nearest caches.
+const WINDOW: usize = 512 << 10;
 /// Bytes read at a time by who looks at headers only.
 const NARROW: usize = 4 << 10;
 
