@@ -141,6 +141,12 @@ impl<D: Disk> Partition<D> {
         self.log.producers().is_open(by)
     }
 
+    /// The epoch that a producer's open transaction here was written with.
+    pub fn open_epoch(&self, producer_id: i64) -> Option<i16> {
+        let producers = self.log.producers();
+        producers.open_start(producer_id).and_then(|_| producers.epoch(producer_id))
+    }
+
     /// The end of a producer's data, for the transaction record that names it.
     pub fn tail(&self, producer_id: i64) -> Option<Tail> {
         self.log.tail(producer_id)

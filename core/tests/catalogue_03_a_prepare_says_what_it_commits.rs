@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::*;
 use thalweg_core::batch::stamp;
 use thalweg_core::client::log::*;
-use thalweg_core::disk::Disk;
 use thalweg_core::disk::sim::{Call, Crash, Failure, SimDisk};
+use thalweg_core::disk::{Disk, DiskFile, Open};
 use thalweg_core::ids::ProducerIdentity;
 use thalweg_core::{Error, Result};
 
@@ -99,9 +99,8 @@ fn a_decision_over_lost_data_is_revoked_everywhere_and_durably() {
     assert!(matches!(failed, Error::Stopped { .. }), "a failed sync is never an abort: {failed}");
     // Whatever of the rest was not synced in that order is, by the system.
     for name in ["__transaction_state", "__consumer_offsets", "a"] {
-        let file =
-            disk.open(&segment(name, 0, "log"), thalweg_core::disk::Open::Read).expect("there");
-        thalweg_core::disk::DiskFile::sync_data(&file).expect("synced");
+        let file = disk.open(&segment(name, 0, "log"), Open::Read).expect("there");
+        file.sync_data().expect("synced");
     }
     drop(log);
     disk.drop_unsynced(&segment("b", 0, "log")).expect("there");
@@ -204,6 +203,32 @@ fn where_a_marker_is_durable_the_decision_stands() {
     drop(disk);
 }
 
+/// What was committed was read and deleted, and with it every file that knew its producer, before the
+/// decision was complete. Only what is decided is deleted: that is evidence enough.
+#[test]
+fn where_the_records_were_deleted_the_decision_stands() {
+    let disk = SimDisk::new(9);
+    disk.set_early_write_back(0);
+    let log = opened(&disk, Level::Disk);
+    let producer = init(&*log, "tx");
+    transfer(&*log, producer, "one").expect("acknowledged");
+    append(&*log, &at("a"), "behind").expect("acknowledged, and the marker with it");
+    now(log.delete_records(&at("a"), 3)).expect("deleted");
+    drop(log);
+    for name in names(&disk, &folder("a"), "") {
+        if name.starts_with('0') {
+            disk.remove(&folder("a").join(name)).expect("removed");
+        }
+    }
+    for name in ["b", "__consumer_offsets"] {
+        disk.drop_unsynced(&segment(name, 0, "log")).expect("there");
+    }
+    let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+    assert_eq!((log.report().finished, log.report().revoked), (1, 0));
+    assert_eq!(both(&*log), (vec![], vec!["one".into()], Some("one".into())));
+    assert_decided(&*log, "a", "its marker is written again");
+}
+
 /// A device that refuses to read says nothing of what is on it: no decision rests on that.
 #[test]
 fn a_read_error_while_opening_revokes_nothing() {
@@ -267,6 +292,38 @@ fn at_level_os_a_decision_stands_whatever_the_power_took() {
         log.check_coordinators().expect("equal");
     }
     assert!(without > 0, "the power took something");
+}
+
+/// At level `os` the power takes a commit's records in one partition, and the marker before them: what is
+/// open there is the transaction before, which was aborted. The decision that stands is not its own.
+#[test]
+fn a_decision_ends_nothing_but_what_it_decided() {
+    // With the records of the second gone everywhere, and with some that are there.
+    for elsewhere in [false, true] {
+        let disk = SimDisk::new(3);
+        disk.set_early_write_back(0);
+        let log = opened(&disk, Level::Os);
+        let producer = init(&*log, "tx");
+        append_in(&*log, "tx", producer, &at("a"), 0, "taken back").expect("written");
+        let file = disk.open(&segment("a", 0, "log"), Open::Read).expect("there");
+        file.sync_data().expect("the system wrote it back");
+        let producer = end(&*log, "tx", producer, TransactionEnd::Abort).expect("aborted");
+        append_in(&*log, "tx", producer, &at("a"), 0, "given").expect("written");
+        if elsewhere {
+            append_in(&*log, "tx", producer, &at("b"), 0, "given").expect("written");
+        }
+        end(&*log, "tx", producer, TransactionEnd::Commit).expect("committed");
+        drop(log);
+        disk.drop_unsynced(&segment("a", 0, "log")).expect("there");
+        let (_, log) = reopen(&disk, Crash::Process, Level::Os);
+        assert_eq!((log.report().finished, log.report().revoked), (1, 0));
+        let all = values(&*log, &at("a"), Isolation::ReadUncommitted).expect("read");
+        assert_eq!(all, ["taken back"]);
+        assert_eq!(committed(&*log, "a"), [""; 0]);
+        assert_eq!(committed(&*log, "b"), &["given"][..usize::from(elsewhere)]);
+        assert_decided(&*log, "a", "its marker is an abort");
+        log.check_coordinators().expect("equal");
+    }
 }
 
 /// A commit is acknowledged before its markers are durable, and its markers are written before the

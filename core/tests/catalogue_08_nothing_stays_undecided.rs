@@ -38,6 +38,39 @@ fn a_transaction_that_no_coordinator_knows_is_aborted_at_open() {
     assert_eq!(committed(&*log, "t"), ["other"]);
 }
 
+/// The first batch of such a one cannot be read: whose it was is not known, and nothing is decided. It
+/// refused the whole log once: fuzzing found it.
+#[test]
+fn an_orphan_that_cannot_be_read_keeps_nobody_else_from_opening() {
+    let disk = SimDisk::new(2);
+    disk.set_early_write_back(0);
+    let log = open(&disk, Level::Disk, 1).expect("opens");
+    for topic in ["t", "u"] {
+        create(&*log, topic, 1, 250).expect("created");
+    }
+    let log = reopen_cleanly(&disk, log, Level::Disk);
+    let producer = init(&*log, "tx");
+    let state = segment("__transaction_state", 0, "log");
+    let before = bytes_of(&disk, &state);
+    append_in(&*log, "tx", producer, &at("t"), 0, "orphan").expect("written");
+    for n in 0..8 {
+        append(&*log, &at("t"), &format!("value {n}")).expect("acknowledged");
+    }
+    append(&*log, &at("u"), "other").expect("acknowledged");
+    log.close().expect("closes");
+    drop(log);
+    // The coordinator's folder is one from before, and the oldest segment rots.
+    overwrite(&disk, &state, &before);
+    disk.remove(&folder("__transaction_state").join("flushed-offset")).expect("removed");
+    disk.remove(&std::path::Path::new(DIR).join("log/.kafka_cleanshutdown")).expect("removed");
+    disk.flip_bit(&segment("t", 0, "log"), 16, 0).expect("flipped");
+    let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+    assert_eq!((log.report().aborted, &log.report().damaged), (0, &Vec::new()));
+    assert_eq!(committed(&*log, "u"), ["other"]);
+    let offsets = now(log.offsets(&at("t"))).expect("there");
+    assert_eq!((offsets.start, offsets.last_stable), (0, 0));
+}
+
 /// A record of a kind that this version does not know may be the one that owns the transaction: then
 /// it is left open rather than an acknowledged commit aborted.
 #[test]

@@ -75,6 +75,10 @@ impl<D: Disk> Opener<D> {
         }
         for tail in &plan.tails {
             let Some(handle) = partitions.get(&tail.at) else { continue };
+            if tail.last_offset < handle.view.log.start() {
+                // Nothing is deleted before it is decided, and was told.
+                return Ok(true);
+            }
             let found = handle.view.log.batch_at(tail.last_offset)?;
             let same = found.is_some_and(|header| {
                 header.last_offset() == tail.last_offset
@@ -118,7 +122,13 @@ impl<D: Disk> Opener<D> {
                     tracing::error!(partition = %at, producer = producer.id, first_offset, "an open transaction has no coordinator, and not every coordinator could be read: it stays open");
                     continue;
                 }
-                let end = how_it_ended(inner, handle, producer, first_offset)?;
+                let end = match how_it_ended(inner, handle, producer, first_offset) {
+                    Err(e @ Error::Damaged { .. }) => {
+                        tracing::error!(partition = %at, producer = producer.id, first_offset, error = %e, "it cannot be told whose transaction is open: it stays open");
+                        continue;
+                    }
+                    end => end?,
+                };
                 let marker =
                     ProducerIdentity { id: producer.id, epoch: producer.epoch.saturating_add(1) };
                 let kind = match end {

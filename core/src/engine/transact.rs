@@ -241,10 +241,6 @@ impl<D: Disk> Inner<D> {
 
     /// Writes the markers that are missing.
     pub(super) fn mark(self: &Arc<Self>, plan: &EndPlan) -> Result<()> {
-        let marker = match plan.end {
-            TransactionEnd::Commit => Marker::Commit,
-            TransactionEnd::Abort => Marker::Abort,
-        };
         for at in &plan.partitions {
             let Some(handle) = self.still_there(at) else {
                 if self.damaged.contains_key(at) {
@@ -260,6 +256,16 @@ impl<D: Disk> Inner<D> {
             if partition.producer_epoch(plan.marker.id).is_some_and(|e| e >= plan.marker.epoch) {
                 continue;
             }
+            // At level `os` a power loss can take this transaction's records here, and the marker of the
+            // one before with them: what is open is not what was decided, and may have been aborted.
+            let older = partition
+                .open_epoch(plan.marker.id)
+                .is_some_and(|epoch| i32::from(epoch) + 1 < i32::from(plan.marker.epoch));
+            let end = if older { TransactionEnd::Abort } else { plan.end };
+            let marker = match end {
+                TransactionEnd::Commit => Marker::Commit,
+                TransactionEnd::Abort => Marker::Abort,
+            };
             let written =
                 partition.append_marker(marker, plan.marker, COORDINATOR_EPOCH, self.clock.now());
             drop(partition);
@@ -268,7 +274,7 @@ impl<D: Disk> Inner<D> {
             }
             self.watch(written)?;
             if let Some(positions) = &mut positions {
-                positions.marker(plan.marker.id, plan.end);
+                positions.marker(plan.marker.id, end);
                 self.decided.notify_waiters();
             }
             drop(positions);
