@@ -121,6 +121,8 @@ struct Life {
     durable: Offset,
     /// Everything below was answered.
     written: Offset,
+    /// As far as the log reached, markers included.
+    reached: Offset,
     config: TopicConfig,
     /// A deletion, or a change of settings, that was not answered.
     deleting: Option<Offset>,
@@ -148,6 +150,7 @@ impl Life {
             start: 0,
             durable: 0,
             written: 0,
+            reached: 0,
             config,
             deleting: None,
             altering: false,
@@ -355,13 +358,21 @@ impl Life {
     fn learn(&mut self, power: bool) -> Result<()> {
         let config = now(self.log.topic("t")).expect("there").config;
         assert!(config == self.config || self.altering, "{config:?} where {:?}", self.config);
-        // At level `os` a power loss may take what made the log large enough for its front to go.
+        let found = records_from(
+            &*self.log,
+            &at("t"),
+            Isolation::ReadUncommitted,
+            self.offsets()?.start,
+            500,
+        )?;
+        // At level `os` a power loss may take what made the log large enough for its front to go; markers
+        // that recovery wrote may be in its place.
         let forgives = power && self.level == Level::Os;
-        let shrank = forgives && self.offsets()?.end < self.written;
+        let end = found.last().map_or(self.offsets()?.start, |(last, _)| last + 1);
+        let lost = self.records.range(end..).next().is_some();
+        let shrank = forgives && (lost || self.offsets()?.end < self.reached);
         self.check_start("recovery", shrank)?;
         (self.config, self.altering, self.deleting) = (config, false, None);
-        let there = self.offsets_seen(Isolation::ReadUncommitted)?;
-        let end = there.last().map_or(self.start, |last| last + 1);
         let kept = if power { self.durable } else { self.written };
         if let Some((lost, record)) = self.records.range(end..kept.max(end)).next() {
             panic!("{lost} was answered and is lost: {record:?}; durable below {}", self.durable);
@@ -432,8 +443,9 @@ impl Life {
         let mut crashes = 0;
         let end = [Step::Look, Step::Stop, Step::Look];
         for (n, step) in steps.iter().chain(&end).enumerate() {
-            if let Err(e) = self.take(n, *step) {
-                assert!(self.disk.down(), "{step:?}: {e}");
+            match self.take(n, *step).and_then(|()| self.offsets()) {
+                Ok(offsets) => self.reached = offsets.end,
+                Err(e) => assert!(self.disk.down(), "{step:?}: {e}"),
             }
             if self.disk.down() {
                 crashes += 1;

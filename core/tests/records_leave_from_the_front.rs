@@ -152,6 +152,31 @@ fn a_deletion_that_recovery_found_survives_the_power() {
     assert!(found > 0, "some deletions are found, and were not answered");
 }
 
+/// Everything was deleted, and the power goes: names come and go in any order, so that of the files any
+/// may be there. A model's life had the oldest one back alone, and was told of damage behind it.
+#[test]
+fn what_comes_back_of_deleted_records_is_no_damage() {
+    for (back, torn) in [(0, 0), (3, 0), (9, 0), (9, 20)] {
+        let disk = SimDisk::new(1);
+        let log = twelve(&disk, Level::Disk);
+        now(log.tick()).expect("the hint knows of all of them");
+        let old = bytes_of(&disk, &segment("t", back, "log"));
+        now(log.delete_records(&at("t"), 12)).expect("deleted");
+        drop(log);
+        for name in names(&disk, &folder("t"), "") {
+            if !["flushed-offset", "partition.metadata"].contains(&name.as_str()) {
+                disk.remove(&folder("t").join(name)).expect("removed");
+            }
+        }
+        overwrite(&disk, &segment("t", back, "log"), &old[..old.len() - torn]);
+        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!(log.report().damaged, [], "{back}");
+        assert_eq!(committed(&*log, "t"), [""; 0]);
+        let stored = append(&*log, &at("t"), "more").expect("goes on");
+        assert_eq!((start_of(&*log, "t"), stored.base_offset), (12, 12));
+    }
+}
+
 #[test]
 fn files_stay_as_long_as_the_topic_says() {
     let disk = SimDisk::new(3);

@@ -252,7 +252,8 @@ impl Consumer {
     /// there are none, and is woken by the append that brings some.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` after a bad seek; `Damaged` naming partition and place.
+    /// `OffsetOutOfRange` after a bad seek; `Damaged` naming partition and place, by the call behind the
+    /// one that gave out the last sound records.
     pub async fn poll(&mut self, max_wait: Duration) -> Result<Vec<ConsumerRecord>> {
         let polled = self.poll_borrowed(max_wait).await?;
         let mut records = Vec::new();
@@ -348,17 +349,31 @@ impl Consumer {
             Error::damaged(fetched.at.folder().as_ref(), 0, what)
         };
         let mut batches = Vec::new();
+        let mut next = Position { offset: fetched.next_offset, epoch: fetched.leader_epoch };
+        let mut sound = next;
         for batch in Visible::new(&fetched.batches, &fetched.aborted, from) {
-            let batch = batch.map_err(|e| damaged(reached, e))?;
-            reached = batch.header.base_offset;
-            let plain = Plain::open(&batch, &fetched.batches, &mut self.scratch);
-            let plain = plain.map_err(|e| damaged(reached, e))?;
-            // Compaction may have left nothing behind `from` in the batch that holds it.
-            if plain.starting_at(from).next().is_some() {
-                batches.push(plain);
+            let opened = batch.and_then(|batch| {
+                reached = batch.header.base_offset;
+                let plain = Plain::open(&batch, &fetched.batches, &mut self.scratch)?;
+                Ok((batch.header, plain))
+            });
+            match opened {
+                Ok((header, plain)) => {
+                    sound = Position { offset: header.next_offset(), epoch: header.leader_epoch };
+                    // Compaction may have left nothing behind `from` in the batch that holds it.
+                    if plain.starting_at(from).next().is_some() {
+                        batches.push(plain);
+                    }
+                }
+                Err(e) if batches.is_empty() => return Err(damaged(reached, e)),
+                // What lies before it is as good as ever; the next call is told.
+                Err(_) => {
+                    next = sound;
+                    break;
+                }
             }
         }
-        *position = Position { offset: fetched.next_offset, epoch: fetched.leader_epoch };
+        *position = next;
         let at = fetched.at.clone();
         Ok((!batches.is_empty()).then_some(PolledPartition { at, from, batches }))
     }

@@ -265,15 +265,21 @@ fn read_batches<D: Disk>(
     let mut next = first.base_offset;
     let mut epoch = -1;
     while let Some(head) = buffer.bytes[..want].get(filled..filled + HEADER_LEN) {
-        let header = BatchHeader::parse(head).map_err(|e| {
-            let at = position + filled as u64;
-            Error::damaged(segment.path(), at, format!("no batch header here: {e}"))
-        })?;
-        if header.base_offset >= bound || filled + header.size() > want {
+        let at = position + filled as u64;
+        let header = match BatchHeader::parse(head) {
+            Ok(header) if header.base_offset >= bound => break,
+            Ok(header) if segment.may_follow(header.base_offset, next) => header,
+            // What lies before is as good as ever: whoever reads on is told.
+            Ok(header) if filled > 0 && header.base_offset > next => break,
+            Err(_) if filled > 0 => break,
+            Ok(header) => return Err(gap(segment, at, header.base_offset, next)),
+            Err(e) => {
+                let what = format!("no batch header here: {e}");
+                return Err(Error::damaged(segment.path(), at, what));
+            }
+        };
+        if filled + header.size() > want {
             break;
-        }
-        if !segment.may_follow(header.base_offset, next) {
-            return Err(gap(segment, position + filled as u64, header.base_offset, next));
         }
         filled += header.size();
         next = header.next_offset();

@@ -31,7 +31,7 @@ use super::walk::Walk;
 use super::{
     EPOCHS_FILE, EPOCHS_TMP, HINT_FILE, LogView, METADATA_TMP, PartitionLog, Unsynced, write_file,
 };
-use crate::batch::{self, BatchHeader, BatchRef, HEADER_LEN};
+use crate::batch::{self, BatchHeader, BatchRef};
 use crate::config::TopicConfig;
 use crate::disk::handles::{Handles, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_exact_at, read_file, write_all_at};
@@ -252,6 +252,9 @@ impl<'a, D: Disk> Opener<'a, D> {
             // Nothing was ever synced. What there is lies behind a first segment whose name was lost.
             return self.begin_again(hint.log_start);
         };
+        // Where all that was synced was deleted, what is left of it may be anything: names come and go in
+        // any order.
+        let needed = if hint.durable_end > hint.log_start { hint.durable_end } else { 0 };
         let resumed = match self.producers_at(hint.recovery_point) {
             Some(producers) if hint.recovery_position > 0 => {
                 self.resume(self.bases[first], &hint)?.map(|from| (producers, from))
@@ -292,15 +295,15 @@ impl<'a, D: Disk> Opener<'a, D> {
             self.report.scanned_bytes += scan.size - scanned_from;
             segments.push(Arc::new(segment));
             if let Some(bad) = scan.bad {
-                if next < hint.durable_end {
+                if next < needed {
                     return Err(self.damaged(base, scan.size, &bad));
                 }
                 cut = Some(at + 1);
                 break;
             }
         }
-        if next < hint.durable_end {
-            return Err(self.lost(next, hint.durable_end));
+        if next < needed {
+            return Err(self.lost(next.max(hint.log_start), needed));
         }
         if next < hint.log_start {
             // What was deleted reached further than what was synced: all that is left was deleted.
@@ -412,21 +415,35 @@ impl<'a, D: Disk> Opener<'a, D> {
             indexes.times.push(entry);
             last = Some(entry);
         }
-        let Some(first) = self.first_header(base)? else { return Ok(None) };
+        let from = indexes.offsets.last().map_or(0, |entry| u64::from(entry.position));
+        let Some(first) = self.ends_at(base, from, position, offset)? else { return Ok(None) };
         marks.resume(first.max_timestamp, last);
         let aborted = Aborted::decode_all(&aborted, base);
         Ok(aborted.map(|aborted| From { position, offset, indexes, marks, aborted }))
     }
 
-    fn first_header(&self, base: Offset) -> Result<Option<BatchHeader>> {
+    /// The first header of the segment at `base`, if the batches from the last index entry on, at `from`,
+    /// end at `position`, and their offsets before `offset`. Nothing else looks at what was synced last,
+    /// which is what a device that lies about that loses, before records are written behind it.
+    fn ends_at(
+        &self,
+        base: Offset,
+        from: u64,
+        position: u64,
+        offset: Offset,
+    ) -> Result<Option<BatchHeader>> {
         let path = path_of(self.dir, base, "log");
+        let unread = |e| Error::io("read", &path, e);
         let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
-        let mut bytes = [0; HEADER_LEN];
-        match read_exact_at(&file, &mut bytes, 0) {
-            Ok(()) => Ok(BatchHeader::parse(&bytes).ok()),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(e) => Err(Error::io("read", &path, e)),
+        let gaps = self.compacted(base).gaps;
+        let mut walk = Walk::over_headers(&file, position);
+        let Ok(first) = walk.header(0).map_err(unread)? else { return Ok(None) };
+        let (mut at, mut next) = (from, base);
+        while at < position {
+            let Ok(header) = walk.header(at).map_err(unread)? else { return Ok(None) };
+            (at, next) = (at + header.size() as u64, header.next_offset());
         }
+        Ok((next == offset || (gaps && next < offset)).then_some(first))
     }
 
     /// The producers as a snapshot taken at `offset` has them.
@@ -739,11 +756,12 @@ impl<'a, D: Disk> Opener<'a, D> {
     }
 
     fn check_epochs(&self, epochs: &Epochs) -> Result<()> {
-        // No run takes an epoch that leaves none above it, and no sum covers it where it is stored.
-        if epochs.last() == LeaderEpoch::MAX {
+        // The next run takes one above it, which is not the last there is. No sum covers an epoch where
+        // it is stored.
+        let last = epochs.last();
+        if last >= LeaderEpoch::MAX - 1 {
             let what = format!(
-                "leader epoch {} is the last there is: restore the folder from a copy",
-                LeaderEpoch::MAX
+                "leader epoch {last} leaves none for the next run: restore the folder from a copy"
             );
             return Err(Error::damaged(self.dir, 0, what));
         }
