@@ -141,15 +141,33 @@ impl<D: Disk> Partition<D> {
         self.log.producers().is_open(by)
     }
 
-    /// The epoch that a producer's open transaction here was written with.
+    /// The epoch of the last batch of a producer that has an open transaction here: all of a
+    /// transaction's are of one epoch.
     pub fn open_epoch(&self, producer_id: i64) -> Option<i16> {
         let producers = self.log.producers();
         producers.open_start(producer_id).and_then(|_| producers.epoch(producer_id))
     }
 
+    /// Whether a decision's marker is here. One that `raises` the producer's epoch shows in that; one that
+    /// does not leaves nothing open.
+    pub fn is_marked(&self, marker: ProducerIdentity, raises: bool) -> bool {
+        self.producer_epoch(marker.id).is_some_and(|epoch| {
+            epoch > marker.epoch
+                || (epoch == marker.epoch && (raises || self.open_epoch(marker.id).is_none()))
+        })
+    }
+
     /// The end of a producer's data, for the transaction record that names it.
     pub fn tail(&self, producer_id: i64) -> Option<Tail> {
         self.log.tail(producer_id)
+    }
+
+    /// Whether `by` may begin a transaction here.
+    ///
+    /// # Errors
+    /// `Invalid` while an earlier one of the same producer is open here, and nobody can tell how it ended.
+    pub fn check_decided(&self, by: ProducerIdentity) -> Result<()> {
+        self.log.producers().check_decided(by)
     }
 
     /// Producers with an open transaction, and where it begins.

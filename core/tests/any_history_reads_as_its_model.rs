@@ -264,6 +264,7 @@ proptest! {
             config: TopicConfig { segment_bytes, ..TopicConfig::default() },
             clean: false,
             page_cache_bytes: None, recovery_bytes: 64 << 20, gaps: false,
+        epoch_max: 1 << 20,
         };
         let (mut log, _) = thalweg_core::log::PartitionLog::open(&thalweg_core::disk::handles::Handles::new(disk.clone(), 8), &opening).expect("opens");
         for (base, bytes) in &rolled {

@@ -69,6 +69,42 @@ fn an_orphan_that_cannot_be_read_keeps_nobody_else_from_opening() {
     assert_eq!(committed(&*log, "u"), ["other"]);
     let offsets = now(log.offsets(&at("t"))).expect("there");
     assert_eq!((offsets.start, offsets.last_stable), (0, 0));
+    // The same producer goes on, and not there: its next marker would decide what is open.
+    let producer = init(&*log, "tx");
+    let e = append_in(&*log, "tx", producer, &at("t"), 0, "next").expect_err("undecided");
+    assert!(matches!(e, Error::Invalid { .. }) && e.to_string().contains("offset 0"), "{e}");
+    append_in(&*log, "tx", producer, &at("u"), 0, "elsewhere").expect("written");
+    end(&*log, "tx", producer, TransactionEnd::Commit).expect("committed");
+    now(log.tick()).expect("the marker is durable");
+    assert_eq!(committed(&*log, "u"), ["other", "elsewhere"]);
+    let offsets = now(log.offsets(&at("t"))).expect("there");
+    assert_eq!((offsets.start, offsets.last_stable), (0, 0), "and still");
+}
+
+/// A broker that was killed between a decision and its markers, with a client from before KIP-890: the
+/// markers have the epoch that the data has, which is no sign that they were written.
+#[test]
+fn a_commit_of_an_older_client_gets_its_markers() {
+    for end in [TransactionEnd::Commit, TransactionEnd::Abort] {
+        let disk = SimDisk::new(4);
+        let log = open(&disk, Level::Disk, 1).expect("opens");
+        create(&*log, "t", 1, 1 << 20).expect("created");
+        let producer = init(&*log, "tx");
+        append_in(&*log, "tx", producer, &at("t"), 0, "decided").expect("written");
+        log.close().expect("closes");
+        drop(log);
+        rewrite_state(&disk, |value| {
+            // State 2 is PrepareCommit, 3 PrepareAbort; the last tagged field is the client's version.
+            assert_eq!((value[16], &value[value.len() - 2..]), (1, &[0, 2][..]), "{value:?}");
+            value[16] = if end == TransactionEnd::Commit { 2 } else { 3 };
+            *value.last_mut().expect("a version") = 1;
+        });
+        let (_, log) = reopen(&disk, Crash::Process, Level::Disk);
+        assert_eq!((log.report().finished, log.report().aborted), (1, 0), "{end:?}");
+        let commits = end == TransactionEnd::Commit;
+        assert_eq!(committed(&*log, "t"), &["decided"][..usize::from(commits)]);
+        assert_decided(&*log, "t", "it got its marker");
+    }
 }
 
 /// A record of a kind that this version does not know may be the one that owns the transaction: then
@@ -255,6 +291,7 @@ fn a_partition_takes_no_transactional_batch_behind_the_marker_that_ended_it() {
         page_cache_bytes: None,
         recovery_bytes: 64 << 20,
         gaps: false,
+        epoch_max: 1 << 20,
     };
     let (log, _) =
         PartitionLog::open(&thalweg_core::disk::handles::Handles::new(disk, 8), &opening)
@@ -384,6 +421,12 @@ fn the_last_epoch_is_fenced_whoever_ends_the_transaction() {
 /// Sets the epoch in the last record of `__transaction_state`, as that many transactions would have,
 /// in a folder that was closed.
 fn age_producer(disk: &SimDisk, epoch: i16) {
+    // int16 version, int64 producer id, int16 producer epoch.
+    rewrite_state(disk, |value| value[10..12].copy_from_slice(&epoch.to_be_bytes()));
+}
+
+/// Writes the last record of `__transaction_state` once more, changed, in a folder that was closed.
+fn rewrite_state(disk: &SimDisk, change: impl Fn(&mut [u8])) {
     let path = segment("__transaction_state", 0, "log");
     let bytes = bytes_of(disk, &path);
     let last = thalweg_core::batch::batches(&bytes).last().expect("records").expect("whole");
@@ -392,8 +435,7 @@ fn age_producer(disk: &SimDisk, epoch: i16) {
         last.records(&mut scratch).expect("readable").last().expect("a record").expect("readable");
     let key = record.key.expect("a key").to_vec();
     let mut value = record.value.expect("a value").to_vec();
-    // int16 version, int64 producer id, int16 producer epoch.
-    value[10..12].copy_from_slice(&epoch.to_be_bytes());
+    change(&mut value);
     append_by_hand(disk, &path, &key, &value);
     // It was not there at the clean stop.
     disk.remove(&std::path::Path::new(DIR).join("log/.kafka_cleanshutdown")).expect("removed");

@@ -102,9 +102,12 @@ fn records_sent_together_arrive_once_and_in_order() {
                 }
                 if size % 5 == 4 {
                     together.await?;
-                    let there: usize =
-                        values(log.clone(), &partitions("t", 3)).await?.iter().map(Vec::len).sum();
-                    assert!(there >= records.len() - rest.len() - 1, "{level:?}: answered early");
+                    // Those that were sent together; others may be on their way to other partitions.
+                    let there = values(log.clone(), &partitions("t", 3)).await?.concat();
+                    for record in some {
+                        let value = String::from_utf8_lossy(record.value.as_ref().expect("one"));
+                        assert!(there.iter().any(|it| *it == value), "{level:?}: answered early");
+                    }
                 }
                 size += 1;
             }

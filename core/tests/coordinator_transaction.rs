@@ -530,6 +530,7 @@ fn an_end_gives_the_identities_of_markers_and_of_the_next_transaction() {
             partitions: vec![TopicPartition::new("t", 0)],
             tails: vec![],
             next: bumped,
+            raises: true,
         }
     );
     assert_eq!(world.complete("tx"), bumped);

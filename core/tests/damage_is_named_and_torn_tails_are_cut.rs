@@ -26,6 +26,17 @@ enum Left {
     Clean,
 }
 
+/// The batch at that place says that it reaches a thousand offsets further than it does, and its sum
+/// agrees.
+fn lengthened(bytes: &[u8], place: std::ops::Range<usize>) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let batch = &mut bytes[place];
+    batch[23..27].copy_from_slice(&1000_i32.to_be_bytes());
+    let sum = crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
 /// What is done to it.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
@@ -120,13 +131,7 @@ fn below_the_hint_it_is_damage_and_above_it_a_torn_tail() {
             CutByte => overwrite(&disk, &last, &bytes[..bytes.len() - 1]),
             CutBatch => overwrite(&disk, &last, &bytes[..half]),
             ZeroTail => overwrite(&disk, &last, &[&bytes[..half], &vec![0; half]].concat()),
-            LongTail => {
-                let mut long = bytes.clone();
-                long[half + 23..half + 27].copy_from_slice(&1000_i32.to_be_bytes());
-                let sum = crc32c(&long[half + 21..]);
-                long[half + 17..half + 21].copy_from_slice(&sum.to_be_bytes());
-                overwrite(&disk, &last, &long);
-            }
+            LongTail => overwrite(&disk, &last, &lengthened(&bytes, half..bytes.len())),
             RemoveLast => disk.remove(&last).expect("removed"),
             RemoveAll => {
                 all.iter().for_each(|b| disk.remove(&segment("t", *b, "log")).expect("removed"));
@@ -270,7 +275,9 @@ fn a_damaged_coordinator_refuses_to_open() {
 #[test]
 fn a_hole_in_old_segments_is_told_to_readers() {
     // "torn" and "flipped length" were answered with nothing and no error, for ever: fuzzing found it.
-    for harm in ["removed", "cut", "torn", "flipped header", "flipped length", "flipped record"] {
+    for harm in
+        ["removed", "cut", "torn", "flipped header", "flipped length", "flipped record", "longer"]
+    {
         for clean in [false, true] {
             let disk = SimDisk::new(1);
             let log = open(&disk, Level::Disk, 1).expect("opens");
@@ -292,6 +299,7 @@ fn a_hole_in_old_segments_is_told_to_readers() {
                 "torn" => overwrite(&disk, &old, &bytes[..size + size / 2]),
                 "flipped length" => disk.flip_bit(&old, size as u64 + 9, 0).expect("flipped"),
                 "flipped header" => disk.flip_bit(&old, size as u64 + 16, 0).expect("flipped"),
+                "longer" => overwrite(&disk, &old, &lengthened(&bytes, size..2 * size)),
                 _ => disk.flip_bit(&old, size as u64 + 66, 0).expect("flipped"),
             }
             let disk = disk.restart();
@@ -401,8 +409,8 @@ fn a_strange_file_in_one_partition_does_not_keep_the_log_from_opening() {
 /// past the largest number. Fuzzing found both.
 #[test]
 fn the_largest_numbers_in_side_files_are_not_counted_on_from() {
-    // Found by fuzzing, the second: the whole log was refused.
-    for harm in ["epoch", "epoch before the last", "epoch above a torn tail", "turn"] {
+    // Found by fuzzing, the second and the third: the whole log was refused, at once or by the next open.
+    for harm in ["epoch", "epoch -1", "epoch -2", "epoch above a torn tail", "turn"] {
         let disk = SimDisk::new(1);
         let log = open(&disk, Level::Disk, 1).expect("opens");
         create(&*log, "t", 1, 1 << 20).expect("created");
@@ -413,9 +421,11 @@ fn the_largest_numbers_in_side_files_are_not_counted_on_from() {
         drop(log);
         let batches = segment("t", 0, "log");
         match harm {
-            "epoch" | "epoch before the last" | "epoch above a torn tail" => {
+            "epoch" | "epoch -1" | "epoch -2" | "epoch above a torn tail" => {
                 let mut bytes = bytes_of(&disk, &batches);
-                let epoch = i32::MAX - i32::from(harm == "epoch before the last");
+                let epoch = i32::MAX
+                    - i32::from(harm.ends_with("-1"))
+                    - 2 * i32::from(harm.ends_with("-2"));
                 bytes[12..16].copy_from_slice(&epoch.to_be_bytes());
                 if harm.ends_with("tail") {
                     bytes.extend_from_within(..70);

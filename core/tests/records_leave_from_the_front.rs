@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use common::*;
 use proptest::prelude::*;
 use thalweg_core::Error;
-use thalweg_core::batch::BatchBuilder;
+use thalweg_core::batch::{BatchBuilder, crc32c};
 use thalweg_core::client::log::*;
 use thalweg_core::config::Compression;
 use thalweg_core::disk::Disk;
@@ -150,6 +150,52 @@ fn a_deletion_that_recovery_found_survives_the_power() {
         }
     }
     assert!(found > 0, "some deletions are found, and were not answered");
+}
+
+/// What was synced was deleted, and rots; what is left of the log lies behind it in the same file, or in
+/// the next one. It is damage, and not a reason to begin again.
+#[test]
+fn rot_in_deleted_records_takes_none_that_are_left() {
+    // The last: from the second batch on a segment is gone, and another one follows.
+    for (segment_bytes, batches, to, base, rotten) in
+        [(1 << 20, 12, 4, 0, 1), (250, 3, 7, 6, 0), (250, 3, 8, 6, 3)]
+    {
+        let disk = SimDisk::new(1);
+        disk.set_early_write_back(0);
+        let log = open(&disk, Level::Os, 1).expect("opens");
+        create(&*log, "t", 1, segment_bytes).expect("created");
+        let log = reopen_cleanly(&disk, log, Level::Os);
+        for n in 0..12 {
+            append(&*log, &at("t"), &format!("value {n:02}")).expect("written");
+        }
+        now(log.delete_records(&at("t"), to)).expect("deleted");
+        drop(log);
+        note_durable_end(&disk, to);
+        let file = segment("t", base, "log");
+        let size = bytes_of(&disk, &file).len() as u64 / batches;
+        match rotten {
+            3 => overwrite(&disk, &file, &bytes_of(&disk, &file)[..size as usize]),
+            _ => disk.flip_bit(&file, rotten * size + 70, 0).expect("flipped"),
+        }
+        let before = bytes_of(&disk, &file);
+        let (disk, log) = reopen(&disk, Crash::Process, Level::Os);
+        assert_eq!(log.report().damaged.len(), 1, "{segment_bytes}");
+        assert_eq!(bytes_of(&disk, &file), before, "nothing was touched");
+    }
+}
+
+/// Says in the hint, by hand, that what lies below `to` was synced, and that recovery begins in front.
+fn note_durable_end(disk: &SimDisk, to: i64) {
+    let path = folder("t").join("flushed-offset");
+    let mut bytes = bytes_of(disk, &path);
+    for slot in bytes.chunks_mut(512).filter(|slot| slot.starts_with(b"TWFO\0\x02")) {
+        slot[16..24].fill(0);
+        slot[24..32].copy_from_slice(&to.to_be_bytes());
+        slot[40..56].fill(0);
+        let sum = crc32c(&slot[..56]);
+        slot[56..60].copy_from_slice(&sum.to_be_bytes());
+    }
+    overwrite(disk, &path, &bytes);
 }
 
 /// Everything was deleted, and the power goes: names come and go in any order, so that of the files any

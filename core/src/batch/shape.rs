@@ -82,7 +82,7 @@ impl Shape {
         offset.map(|offset| (self.size, offset))
     }
 
-    /// That of the record in front of `bytes`, if it is usual and its key begins within eight bytes.
+    /// That of the record in front of `bytes`, if it is usual and its key's length lies within eight bytes.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let head = u64::from_le_bytes(*bytes.first_chunk()?);
         // The last byte of each number has no bit that says that it goes on.

@@ -252,8 +252,8 @@ impl Consumer {
     /// there are none, and is woken by the append that brings some.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` after a bad seek; `Damaged` naming partition and place, by the call behind the
-    /// one that gave out the last sound records.
+    /// `OffsetOutOfRange` after a bad seek; `Damaged` naming partition and place, by the first call
+    /// that has nothing to give out before it.
     pub async fn poll(&mut self, max_wait: Duration) -> Result<Vec<ConsumerRecord>> {
         let polled = self.poll_borrowed(max_wait).await?;
         let mut records = Vec::new();

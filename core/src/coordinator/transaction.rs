@@ -176,6 +176,8 @@ pub struct EndPlan {
     pub tails: Vec<PartitionTail>,
     /// The identity for the next transaction.
     pub next: ProducerIdentity,
+    /// Whether the markers' epoch is above the data's. Those of older clients have the same (KIP-890).
+    pub raises: bool,
 }
 
 /// The answer to [`TransactionCoordinator::init_producer`].
@@ -601,6 +603,7 @@ fn end_plan(id: &str, prepared: &Transaction) -> EndPlan {
         partitions: prepared.partitions.iter().cloned().collect(),
         tails: prepared.tails.clone(),
         next: prepared.next(),
+        raises: prepared.client_version >= CLIENT_VERSION,
     }
 }
 

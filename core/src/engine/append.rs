@@ -68,7 +68,13 @@ impl<D: Disk> Inner<D> {
             let id = transactional_id.ok_or_else(|| {
                 Error::invalid("a transactional batch without its transactional id")
             })?;
-            if !handle.lock().has_open(header.producer) {
+            let joined = {
+                let partition = handle.lock();
+                // Before it joins: it would get a marker here.
+                partition.check_decided(header.producer)?;
+                partition.has_open(header.producer)
+            };
+            if !joined {
                 self.join_transaction(id, header.producer, std::slice::from_ref(at)).await?;
             }
         }

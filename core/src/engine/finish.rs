@@ -4,11 +4,12 @@
 //! ```text
 //!   members of groups     expelled: no client survives its process
 //!   Ongoing               aborted
-//!   Prepare commit        stands, when all that it names is there or a marker shows that it was told;
-//!                         or else nobody was told: revoked to an abort
+//!   Prepare commit        stands, when all that it names is there, or a marker, or that it was deleted,
+//!                         shows that it was told; or else nobody was told: revoked to an abort
 //!   Prepare abort         finished
 //!   open, of no one       as its id's last transaction was decided, where only the marker is lost; or
-//!                         else aborted. Not judged unless every coordinator was read whole
+//!                         else aborted. Not judged unless every coordinator was read whole, and its
+//!                         first batch can be; then no other of its producer is taken there
 //! ```
 //!
 //! Always true here: a step that is interrupted is done again by the next open, with the same outcome.
@@ -67,9 +68,8 @@ impl<D: Disk> Opener<D> {
             return Ok(true);
         }
         let partitions = inner.partitions.load();
-        let marked = plan.partitions.iter().filter_map(|at| partitions.get(at)).any(|handle| {
-            handle.lock().producer_epoch(plan.marker.id).is_some_and(|e| e >= plan.marker.epoch)
-        });
+        let mut handles = plan.partitions.iter().filter_map(|at| partitions.get(at));
+        let marked = handles.any(|handle| handle.lock().is_marked(plan.marker, plan.raises));
         if marked || plan.partitions.iter().any(|at| inner.damaged.contains_key(at)) {
             return Ok(true);
         }

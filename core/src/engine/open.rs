@@ -30,7 +30,7 @@ use super::handle::PartitionHandle;
 use super::replay::replay;
 use super::runtime::Runtime;
 use super::sync::SyncQueue;
-use super::topics::{make_folders, open_partition, opening, remove_folders};
+use super::topics::{epoch_max, make_folders, open_partition, opening, remove_folders};
 use super::{
     Engine, Inner, METADATA_TOPIC, OFFSETS_TOPIC, Partitions, ProducerIds, Shard,
     TRANSACTIONS_TOPIC,
@@ -191,7 +191,15 @@ impl<D: Disk> Opener<D> {
 
         let mut damaged = BTreeMap::new();
         let known: Vec<TopicInfo> = metadata.topics().cloned().collect();
-        let logs = self.open_logs(&known, &mut damaged)?;
+        let epoch_max = epoch_max(metadata.leader_epoch());
+        if metadata_log.last_epoch() > epoch_max {
+            let what = format!(
+                "leader epoch {} was never given out: restore the folder from a copy",
+                metadata_log.last_epoch()
+            );
+            return Err(Error::damaged(&self.log_dir.join(at.folder()), 0, what));
+        }
+        let logs = self.open_logs(&known, epoch_max, &mut damaged)?;
 
         // From here on the metadata can be written: under the epoch that this open takes.
         let seen = logs.values().map(|(log, _)| log.last_epoch()).max().unwrap_or(-1);
@@ -342,13 +350,15 @@ impl<D: Disk> Opener<D> {
     fn open_logs(
         &mut self,
         topics: &[TopicInfo],
+        epoch_max: LeaderEpoch,
         damaged: &mut BTreeMap<TopicPartition, Error>,
     ) -> Result<Logs<D>> {
         let mut logs = Logs::new();
         for info in topics {
             for number in 0..info.partitions {
                 let at = TopicPartition::new(Arc::clone(&info.name), number);
-                let opening = self.opening(info, at.clone(), self.report.clean);
+                let opening =
+                    Opening { epoch_max, ..self.opening(info, at.clone(), self.report.clean) };
                 // A crash may have come between the record of a topic and its folders.
                 let opened = create_folder(&self.disk, &opening.dir, info.id)
                     .and_then(|()| PartitionLog::open(&self.handles, &opening));

@@ -219,7 +219,17 @@ pub(super) fn opening(
         page_cache_bytes: config.page_cache_bytes,
         recovery_bytes: config.recovery_bytes,
         gaps: false,
+        epoch_max: EPOCH_MAX,
     }
+}
+
+/// Above the greatest leader epoch of a log one is left for the next run, which is not the last.
+const EPOCH_MAX: LeaderEpoch = LeaderEpoch::MAX - 2;
+
+/// The greatest epoch that is believed where `given` was given out last. What was given out is durable
+/// before anything is written under it, but a repaired folder may have lost that.
+pub(super) fn epoch_max(given: LeaderEpoch) -> LeaderEpoch {
+    if given < 0 { EPOCH_MAX } else { given.saturating_add(1 << 20).min(EPOCH_MAX) }
 }
 
 /// Opens one partition's folder and leads it.

@@ -252,15 +252,15 @@ impl<D: Disk> Inner<D> {
             // of this producer must never be decided by it.
             let mut positions = self.positions_in(at);
             let mut partition = handle.lock();
-            // The marker raises the producer's epoch here: where that is done, it was written before.
-            if partition.producer_epoch(plan.marker.id).is_some_and(|e| e >= plan.marker.epoch) {
+            if partition.is_marked(plan.marker, plan.raises) {
                 continue;
             }
-            // At level `os` a power loss can take this transaction's records here, and the marker of the
-            // one before with them: what is open is not what was decided, and may have been aborted.
-            let older = partition
-                .open_epoch(plan.marker.id)
-                .is_some_and(|epoch| i32::from(epoch) + 1 < i32::from(plan.marker.epoch));
+            // At level `os` a power loss can take this transaction's records here, and the marker of one
+            // before it with them. What is open then is not what was decided, and may have been aborted.
+            let older = plan.raises
+                && partition
+                    .open_epoch(plan.marker.id)
+                    .is_some_and(|epoch| i32::from(epoch) + 1 < i32::from(plan.marker.epoch));
             let end = if older { TransactionEnd::Abort } else { plan.end };
             let marker = match end {
                 TransactionEnd::Commit => Marker::Commit,

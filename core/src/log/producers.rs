@@ -118,6 +118,7 @@ impl Producers {
                 "producer {id} has an open transaction here: end it before writing outside of one"
             )));
         }
+        self.check_decided(header.producer)?;
         if header.base_sequence < 0 {
             return Ok(Check::New);
         }
@@ -143,6 +144,19 @@ impl Producers {
             return Err(out_of_order(id, epoch, first, expected));
         }
         Ok(Check::New)
+    }
+
+    /// Refuses a producer that has another transaction open here than that of its epoch: opening could not
+    /// tell how it ended, and the next marker would decide what it is not about.
+    pub(crate) fn check_decided(&self, by: ProducerIdentity) -> Result<()> {
+        let known = self.by_id.get(&by.id).filter(|known| known.epoch < by.epoch);
+        match known.and_then(|known| Some((known.epoch, known.transaction_start?))) {
+            None => Ok(()),
+            Some((epoch, start)) => Err(Error::invalid(format!(
+                "a transaction of producer {} epoch {epoch} is open here since offset {start}, and nobody can tell how it ended: repair the folder, or write to another partition",
+                by.id
+            ))),
+        }
     }
 
     /// Takes a data batch that was written. Never refuses: the log is the truth.

@@ -243,7 +243,7 @@ fn in_segments<D: Disk, T>(
 /// records are missing, which a reader is told rather than led past.
 fn gap<D: Disk>(segment: &Segment<D>, position: u64, found: Offset, wanted: Offset) -> Error {
     let what = format!(
-        "offset {found} where {wanted} must follow: records are missing; restore the folder from a copy"
+        "offset {found} where {wanted} must follow: records are missing, or not what was written; restore the folder from a copy"
     );
     Error::damaged(segment.path(), position, what)
 }
@@ -261,17 +261,21 @@ fn read_batches<D: Disk>(
     let mut buffer = buffers.take(want);
     read_exact_at(&*segment.file()?, &mut buffer.bytes[..want], position)
         .map_err(|e| segment.unread(position, e))?;
-    let mut filled = 0;
-    let mut next = first.base_offset;
-    let mut epoch = -1;
+    let (mut filled, mut next, mut epoch) = (0, first.base_offset, -1);
+    let mut before = (0, next, epoch);
     while let Some(head) = buffer.bytes[..want].get(filled..filled + HEADER_LEN) {
         let at = position + filled as u64;
         let header = match BatchHeader::parse(head) {
             Ok(header) if header.base_offset >= bound => break,
             Ok(header) if segment.may_follow(header.base_offset, next) => header,
-            // What lies before is as good as ever: whoever reads on is told.
+            // What lies before it is as good as ever: whoever reads on is told.
             Ok(header) if filled > 0 && header.base_offset > next => break,
             Err(_) if filled > 0 => break,
+            // One of the two says what is not so, and whoever reads on behind the first is not told.
+            Ok(_) if before.0 > 0 => {
+                (filled, next, epoch) = before;
+                break;
+            }
             Ok(header) => return Err(gap(segment, at, header.base_offset, next)),
             Err(e) => {
                 let what = format!("no batch header here: {e}");
@@ -281,6 +285,7 @@ fn read_batches<D: Disk>(
         if filled + header.size() > want {
             break;
         }
+        before = (filled, next, epoch);
         filled += header.size();
         next = header.next_offset();
         epoch = header.leader_epoch;

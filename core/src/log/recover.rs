@@ -56,6 +56,8 @@ pub struct Opening {
     /// Whether offsets may be missing between batches anywhere, and not only where a sidecar says so:
     /// another program wrote the folder.
     pub gaps: bool,
+    /// No leader epoch is above it.
+    pub epoch_max: LeaderEpoch,
 }
 
 /// What opening found and did.
@@ -252,9 +254,10 @@ impl<'a, D: Disk> Opener<'a, D> {
             // Nothing was ever synced. What there is lies behind a first segment whose name was lost.
             return self.begin_again(hint.log_start);
         };
-        // Where all that was synced was deleted, what is left of it may be anything: names come and go in
-        // any order.
-        let needed = if hint.durable_end > hint.log_start { hint.durable_end } else { 0 };
+        // Where all that was synced was deleted, files of it come back in any order, and nothing is missed
+        // while nothing lies behind them.
+        let alone = first + 1 == self.bases.len();
+        let needed = if alone && hint.durable_end <= hint.log_start { 0 } else { hint.durable_end };
         let resumed = match self.producers_at(hint.recovery_point) {
             Some(producers) if hint.recovery_position > 0 => {
                 self.resume(self.bases[first], &hint)?.map(|from| (producers, from))
@@ -295,7 +298,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             self.report.scanned_bytes += scan.size - scanned_from;
             segments.push(Arc::new(segment));
             if let Some(bad) = scan.bad {
-                if next < needed {
+                let synced = next < hint.durable_end;
+                if next < needed || (synced && self.goes_on(base, scan.size, hint.log_start)?) {
                     return Err(self.damaged(base, scan.size, &bad));
                 }
                 cut = Some(at + 1);
@@ -303,7 +307,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             }
         }
         if next < needed {
-            return Err(self.lost(next.max(hint.log_start), needed));
+            return Err(self.lost(next, needed));
         }
         if next < hint.log_start {
             // What was deleted reached further than what was synced: all that is left was deleted.
@@ -444,6 +448,15 @@ impl<'a, D: Disk> Opener<'a, D> {
             (at, next) = (at + header.size() as u64, header.next_offset());
         }
         Ok((next == offset || (gaps && next < offset)).then_some(first))
+    }
+
+    /// Whether batches at and above `start` lie behind a bad one at `position`.
+    fn goes_on(&self, base: Offset, position: u64, start: Offset) -> Result<bool> {
+        let path = path_of(self.dir, base, "log");
+        let unread = |e| Error::io("read", &path, e);
+        let file = self.disk.open(&path, Open::Read).map_err(|e| Error::io("open", &path, e))?;
+        let mut walk = Walk::new(&file, file.len().map_err(unread)?);
+        Ok(walk.resync(position, start, Offset::MAX).map_err(unread)?.is_some())
     }
 
     /// The producers as a snapshot taken at `offset` has them.
@@ -756,13 +769,11 @@ impl<'a, D: Disk> Opener<'a, D> {
     }
 
     fn check_epochs(&self, epochs: &Epochs) -> Result<()> {
-        // The next run takes one above it, which is not the last there is. No sum covers an epoch where
-        // it is stored.
+        // No sum covers an epoch where it is stored, and the next run takes one above the greatest.
         let last = epochs.last();
-        if last >= LeaderEpoch::MAX - 1 {
-            let what = format!(
-                "leader epoch {last} leaves none for the next run: restore the folder from a copy"
-            );
+        if last > self.opening.epoch_max {
+            let what =
+                format!("leader epoch {last} was never given out: restore the folder from a copy");
             return Err(Error::damaged(self.dir, 0, what));
         }
         Ok(())
