@@ -6,6 +6,8 @@
 //!                gone for ever | there for ever  | whatever a crash leaves: whole batches, none missing
 //! ```
 //!
+//! `PROPTEST_CASES=50000` lives so many lives of each level, 96 when it is not set.
+//!
 //! What a crash leaves open (how far the log reaches, whether a commit, a deletion or a setting that was
 //! under way came about) the model learns from the log, once, and holds it to that from then on.
 
@@ -456,8 +458,14 @@ impl Life {
     }
 }
 
+/// How many lives a run has.
+fn lives() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: cases.unwrap_or(96), ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(lives())]
 
     #[test]
     fn at_level_disk_a_partition_is_what_its_model_is(
