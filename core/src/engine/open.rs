@@ -194,7 +194,7 @@ impl<D: Disk> Opener<D> {
         let epoch_max = epoch_max(metadata.leader_epoch());
         if metadata_log.last_epoch() > epoch_max {
             let what = format!(
-                "leader epoch {} was never given out: restore the folder from a copy",
+                "leader epoch {} was never given out: repair the folder, which takes it from the batches, or restore it from a copy",
                 metadata_log.last_epoch()
             );
             return Err(Error::damaged(&self.log_dir.join(at.folder()), 0, what));

@@ -772,8 +772,9 @@ impl<'a, D: Disk> Opener<'a, D> {
         // No sum covers an epoch where it is stored, and the next run takes one above the greatest.
         let last = epochs.last();
         if last > self.opening.epoch_max {
-            let what =
-                format!("leader epoch {last} was never given out: restore the folder from a copy");
+            let what = format!(
+                "leader epoch {last} was never given out: repair the folder, which takes it from the batches, or restore it from a copy"
+            );
             return Err(Error::damaged(self.dir, 0, what));
         }
         Ok(())
